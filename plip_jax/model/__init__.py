@@ -1,0 +1,1 @@
+"""The network: presets, the two towers and CLIP. The only folder that imports flax."""

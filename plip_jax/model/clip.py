@@ -1,0 +1,107 @@
+"""CLIP as pure functions over a plain nested dict of float32 parameters (Radford et al. 2021).
+
+Owns the bridge between the NNX modules and everything that moves: outside this folder nobody sees flax. The paths of
+the parameters are part of the checkpoint format and frozen by tests/model/parameter_paths.json.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from plip_jax.model.presets import CLIPConfig
+from plip_jax.model.text import TextTower
+from plip_jax.model.transformer import default_logit_scale
+from plip_jax.model.vision import VisionTower
+
+Params = dict[str, Any]
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
+
+class _Network(nnx.Module):
+    """Both towers and the temperature: the root of the parameter tree."""
+
+    def __init__(self, config: CLIPConfig, *, compute_dtype: str, remat: bool, rngs: nnx.Rngs):
+        self.vision = VisionTower(config, compute_dtype=compute_dtype, remat=remat, rngs=rngs)
+        self.text = TextTower(config, compute_dtype=compute_dtype, remat=remat, rngs=rngs)
+        # An explicit dtype: a weakly typed scalar makes the train step compile more than once.
+        self.logit_scale = nnx.Param(jnp.asarray(default_logit_scale(), jnp.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIP:
+    """The pure functions of one configuration; parameters are passed in and never kept.
+
+    Attributes:
+        config: sizes.
+        compute_dtype: operands of the matrix products, ``float32`` or ``bfloat16``.
+        remat: recompute each block's activations in the backward pass instead of keeping them.
+    """
+
+    config: CLIPConfig
+    compute_dtype: str = "float32"
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        if self.compute_dtype not in COMPUTE_DTYPES:
+            raise ValueError(f"compute_dtype: expected one of {', '.join(COMPUTE_DTYPES)}, got {self.compute_dtype!r}")
+
+    def init(self, key: Array) -> Params:
+        """Draw parameters for training from scratch: float32 on the default device; jit it to place them elsewhere."""
+        return _plain(nnx.state(self._network(nnx.Rngs(params=key))))
+
+    def abstract_params(self) -> Params:
+        """Shapes and dtypes of the parameters (``jax.ShapeDtypeStruct`` leaves)."""
+        return jax.eval_shape(self.init, jax.random.key(0))
+
+    def encode_image(
+        self, params: Params, pixel_values: Float[Array, "batch side side 3"]
+    ) -> Float[Array, "batch embed_dim"]:
+        """Image features, not normalised, float32, from pixels already scaled and normalised.
+
+        Raises:
+            ValueError: the images are not of the model's size.
+        """
+        return self._merge("vision", params)(pixel_values)
+
+    def encode_text(self, params: Params, tokens: Int[Array, "batch length"]) -> Float[Array, "batch embed_dim"]:
+        """Text features, not normalised, float32, from token ids of at most ``context_length`` a row.
+
+        Raises:
+            ValueError: a row is longer than the context.
+        """
+        return self._merge("text", params)(tokens)
+
+    def _network(self, rngs: nnx.Rngs) -> _Network:
+        return _Network(self.config, compute_dtype=self.compute_dtype, remat=self.remat, rngs=rngs)
+
+    def _merge(self, tower: str, params: Params) -> Any:
+        return nnx.merge(_graphdefs(self)[tower], _nested(params[tower]))
+
+
+@functools.lru_cache(maxsize=32)
+def _graphdefs(model: CLIP) -> dict[str, nnx.GraphDef]:
+    """The static half of each tower; abstract, so nothing is allocated."""
+    network = nnx.eval_shape(lambda: model._network(nnx.Rngs(params=0)))
+    return {"vision": nnx.split(network.vision)[0], "text": nnx.split(network.text)[0]}
+
+
+def _plain(state: nnx.State) -> Params:
+    """NNX state to the plain dict; the stack's inner name is an implementation detail and left out of the paths."""
+    params = nnx.to_pure_dict(state)
+    for tower in ("vision", "text"):
+        params[tower]["blocks"] = params[tower]["blocks"]["stacked"]
+    return params
+
+
+def _nested(tower: Params) -> Params:
+    return {**tower, "blocks": {"stacked": tower["blocks"]}}
+
+
+def build(config: CLIPConfig, *, compute_dtype: str = "float32", remat: bool = False) -> CLIP:
+    """The functions of a configuration; see `CLIP` for the settings and the ValueError."""
+    return CLIP(config, compute_dtype, remat)

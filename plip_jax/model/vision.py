@@ -1,0 +1,69 @@
+"""The image tower: patches, a class token, the Transformer, and the projection of the class token."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from plip_jax.model.presets import CLIPConfig
+from plip_jax.model.transformer import LayerNorm, Linear, Stack, matmul, normal_param
+
+
+class PatchEmbedding(nnx.Module):
+    """A convolution whose stride is its size, without bias; ``kernel`` is [height, width, channel, out]."""
+
+    def __init__(self, patch_size: int, width: int, *, compute_dtype: str, rngs: nnx.Rngs):
+        self.patch_size = patch_size
+        self.compute_dtype = compute_dtype
+        fan_in = 3 * patch_size**2
+        # Variance 1 / (3 fan_in), that of PyTorch's default for a convolution.
+        self.kernel = normal_param(rngs, (patch_size, patch_size, 3, width), (3 * fan_in) ** -0.5)
+
+    def __call__(self, pixel_values: Float[Array, "batch side side 3"]) -> Float[Array, "batch patches width"]:
+        """Embed each patch."""
+        batch, side, _, _ = pixel_values.shape
+        grid, patch = side // self.patch_size, self.patch_size
+        patches = pixel_values.reshape(batch, grid, patch, grid, patch, 3).transpose(0, 1, 3, 2, 4, 5)
+        kernel = self.kernel[...]
+        # One product over flattened patches is the same sum as the convolution, and faster on every backend.
+        return matmul(patches.reshape(batch, grid**2, -1), kernel.reshape(-1, kernel.shape[-1]), self.compute_dtype)
+
+
+class VisionTower(nnx.Module):
+    """CLIP's Vision Transformer: norm before and after the blocks, features from the class token."""
+
+    def __init__(self, config: CLIPConfig, *, compute_dtype: str, remat: bool, rngs: nnx.Rngs):
+        vision = config.vision
+        scale = vision.width**-0.5
+        self.image_size = vision.image_size
+        self.patch_embedding = PatchEmbedding(vision.patch_size, vision.width, compute_dtype=compute_dtype, rngs=rngs)
+        self.class_embedding = normal_param(rngs, (vision.width,), scale)
+        self.position_embedding = normal_param(rngs, (vision.num_tokens, vision.width), scale)
+        self.pre_norm = LayerNorm(vision.width, config.norm_eps)
+        self.blocks = Stack(
+            vision.depth,
+            width=vision.width,
+            num_heads=vision.num_heads,
+            mlp_dim=vision.mlp_dim,
+            activation=config.activation,
+            eps=config.norm_eps,
+            compute_dtype=compute_dtype,
+            remat=remat,
+            rngs=rngs,
+        )
+        self.post_norm = LayerNorm(vision.width, config.norm_eps)
+        self.projection = Linear(
+            vision.width, config.embed_dim, stddev=scale, compute_dtype=compute_dtype, use_bias=False, rngs=rngs
+        )
+
+    def __call__(self, pixel_values: Float[Array, "batch side side 3"]) -> Float[Array, "batch embed_dim"]:
+        """Features of each image, not normalised."""
+        if pixel_values.shape[1:] != (self.image_size, self.image_size, 3):
+            raise ValueError(
+                f"pixel_values: expected [batch, {self.image_size}, {self.image_size}, 3], got {pixel_values.shape}; "
+                "preprocess the images to the model's size"
+            )
+        patches = self.patch_embedding(pixel_values)
+        class_token = jnp.broadcast_to(self.class_embedding[...], (patches.shape[0], 1, patches.shape[2]))
+        x = jnp.concatenate([class_token, patches], axis=1) + self.position_embedding[...]
+        x = self.blocks(self.pre_norm(x))
+        return self.projection(self.post_norm(x[:, 0]))
