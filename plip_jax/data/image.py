@@ -1,0 +1,230 @@
+"""From the bytes of one image to the pixels CLIP sees.
+
+Owns decoding (every container Pillow reads safely, upright, RGB), the evaluation transform and the normalisation.
+The reference is Pillow's bicubic as Hugging Face's PIL ``CLIPImageProcessor`` uses it: uint8 pixels are bit-equal
+to it. Random augmentation lives in `plip_jax.data.augment`. Imports neither jax nor transformers.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import ExifTags, Image
+
+# Pixel statistics of OpenAI's CLIP training set, RGB in [0, 1] (openai/CLIP, clip.py).
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+# Pillow refuses above this by itself (twice its Image.MAX_IMAGE_PIXELS), so a larger limit would have no effect.
+DEFAULT_MAX_PIXELS = 178_956_970
+
+# The containers tried, in this order. Others are refused by name: EPS would start Ghostscript, and the rest
+# (icons, fonts, scientific stubs) do not hold micrographs.
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "JPEG2000", "AVIF")
+
+# A resized image above this many pixels is never made whole (a strip of 1 x 20,000 would become 224 x 4,480,000).
+_MAX_RESIZED_PIXELS = 2**26
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# warnings.catch_warnings swaps process-wide filters; decoding threads must not interleave their swaps.
+_WARNINGS_LOCK = threading.Lock()
+
+Pixels = TypeVar("Pixels", bound=Any)
+
+
+class ImageError(ValueError):
+    """An image that cannot be used. The message names the record and says expected, got, and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """What stands between a decoded image and the image tower; kept with every checkpoint.
+
+    Attributes:
+        image_size: the short side is resized to this and the centre square of this side is kept, pixels.
+        mean: subtracted per RGB channel, of values in [0, 1].
+        std: divided by per RGB channel, positive.
+    """
+
+    image_size: int = 224
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ValueError(f"Preprocessing.image_size: expected a positive integer, got {self.image_size}")
+        for field in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, field))
+            if len(values) != 3:
+                raise ValueError(f"Preprocessing.{field}: expected 3 values (R, G, B), got {len(values)}")
+            object.__setattr__(self, field, values)  # lists, as JSON gives them, become tuples: hashable
+        if min(self.std) <= 0:
+            raise ValueError(f"Preprocessing.std: expected positive values, got {self.std}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict, fit for JSON."""
+        return {"image_size": self.image_size, "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
+        """Inverse of `to_dict`; raises TypeError on an unknown field."""
+        return cls(**values)
+
+
+def decode_image(data: bytes, *, name: str, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+    """Decode an encoded image to upright RGB.
+
+    The EXIF orientation is applied (an unreadable EXIF block counts as upright), the first frame of an animation
+    or page of a TIFF is taken, and the mode is converted as `to_rgb` does. Safe in threads: Pillow's warnings are
+    silenced under a lock, the pixels are decoded outside it, and no global setting of Pillow is touched.
+
+    Args:
+        data: the bytes of the file.
+        name: the record or path, for the error.
+        max_pixels: width x height above which the image is refused before any pixel is decoded.
+
+    Raises:
+        ImageError: no bytes, not an image, an unknown container, damaged or truncated, or larger than `max_pixels`.
+    """
+    if not data:
+        raise _error(name, "an empty file (0 bytes)")
+    try:
+        with _silenced():
+            image = Image.open(io.BytesIO(data), formats=_formats())
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, f"more than Pillow's own limit ({error})", max_pixels) from error
+    except Image.UnidentifiedImageError as error:
+        raise _error(name, f"{len(data)} bytes that begin {data[:8]!r} and are none of these") from error
+    except Exception as error:  # Pillow's parsers raise a dozen unrelated types on damaged headers
+        raise _error(name, f"a damaged header ({_reason(error)})") from error
+    with image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise _too_large(name, f"{width} x {height} = {width * height} pixels", max_pixels)
+        if min(width, height) < 1:
+            raise _error(name, f"an image of {width} x {height} pixels")
+        try:
+            image.load()
+            upright = _upright(image)
+            return to_rgb(upright)
+        except Exception as error:  # as above, for the decoders: OSError, SyntaxError, ValueError, struct.error, …
+            raise _error(name, f"a damaged or truncated {image.format} ({_reason(error)})") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB, as transformers does.
+
+    Transparency is laid on white, which is what glass looks like on a slide (transformers since 5.x; its earlier
+    versions and OpenAI's code dropped the alpha channel and showed whatever colour lay under it). Every other mode
+    goes through Pillow's ``convert("RGB")``. That clips 16- and 32-bit grey values at 255 instead of scaling
+    them: rescale such images before writing records.
+    """
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        background = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(background, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """(width, height) after the short side becomes `short_side`; the long side is cut, not rounded (as torchvision)."""
+    if width <= height:
+        return short_side, int(short_side * height / width)
+    return int(short_side * width / height), short_side
+
+
+def resize_and_crop(image: Image.Image, short_side: int, left: int, top: int, side: int) -> Image.Image:
+    """Resize the short side to `short_side` (bicubic) and cut the square of `side` at (left, top) of the result.
+
+    A strip so long that the resized image would not fit in memory is sampled only inside the square; there a value
+    may differ by one level from the whole resize, because Pillow takes the source box in single precision.
+    """
+    width, height = resized_size(*image.size, short_side)
+    if width * height <= _MAX_RESIZED_PIXELS:
+        resized = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
+        return resized.crop((left, top, left + side, top + side))
+    across, down = image.size[0] / width, image.size[1] / height
+    box = (left * across, top * down, (left + side) * across, (top + side) * down)
+    return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
+
+
+def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """Resize the short side and cut the centre square: uint8 [image_size, image_size, 3], not yet normalised.
+
+    Bit-equal to Hugging Face's PIL ``CLIPImageProcessor`` before its rescaling. An image smaller than the crop is
+    enlarged. `image` may have any mode; the array is a writable copy.
+    """
+    if image.mode != "RGB":
+        image = to_rgb(image)
+    size = preprocessing.image_size
+    width, height = resized_size(*image.size, size)
+    return np.array(resize_and_crop(image, size, (width - size) // 2, (height - size) // 2, size))
+
+
+def normalize_pixels(image: Pixels, preprocessing: Preprocessing) -> Pixels:
+    """uint8 [..., 3] -> float32 [..., 3], (image / 255 - mean) / std.
+
+    Takes a numpy or a jax array, also traced: the same expression runs on the host and on the device.
+    """
+    mean = np.asarray(preprocessing.mean, np.float32)
+    std = np.asarray(preprocessing.std, np.float32)
+    return (image.astype(np.float32) / np.float32(255) - mean) / std
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `_FORMATS` this build of Pillow has a plugin for; an unknown name would be a KeyError in Image.open."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation; call after ``load()``, because PNG may keep EXIF behind the pixels."""
+    try:
+        with _silenced():
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a damaged EXIF block says nothing about the pixels; its parser raises many types
+        orientation = 1
+    method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Keep Pillow's warnings (half-bombs, odd metadata) from the caller: what matters becomes an ImageError."""
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def _error(name: str, got: str) -> ImageError:
+    return ImageError(
+        f"image {name!r}: expected a whole {', '.join(_formats())} file, got {got}; "
+        "fetch or export it again, or remove it"
+    )
+
+
+def _too_large(name: str, got: str, max_pixels: int) -> ImageError:
+    return ImageError(
+        f"image {name!r}: expected at most {max_pixels} pixels, got {got}; "
+        "cut the slide into tiles, shrink it, or raise max_pixels if it is to be trusted"
+    )
