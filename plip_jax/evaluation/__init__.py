@@ -1,0 +1,1 @@
+"""Pure functions on embeddings, and the tasks they run on."""
