@@ -25,9 +25,10 @@ COMPUTE_DTYPES = ("float32", "bfloat16")
 class _Network(nnx.Module):
     """Both towers and the temperature: the root of the parameter tree."""
 
-    def __init__(self, config: CLIPConfig, *, compute_dtype: str, remat: bool, rngs: nnx.Rngs):
-        self.vision = VisionTower(config, compute_dtype=compute_dtype, remat=remat, rngs=rngs)
-        self.text = TextTower(config, compute_dtype=compute_dtype, remat=remat, rngs=rngs)
+    def __init__(self, model: "CLIP", rngs: nnx.Rngs):
+        common: dict[str, Any] = {"compute_dtype": model.compute_dtype, "remat": model.remat, "rngs": rngs}
+        self.vision = VisionTower(model.config, patch_dropout=model.patch_dropout, **common)
+        self.text = TextTower(model.config, **common)
         # An explicit dtype: a weakly typed scalar makes the train step compile more than once.
         self.logit_scale = nnx.Param(jnp.asarray(default_logit_scale(), jnp.float32))
 
@@ -40,33 +41,39 @@ class CLIP:
         config: sizes.
         compute_dtype: operands of the matrix products, ``float32`` or ``bfloat16``.
         remat: recompute each block's activations in the backward pass instead of keeping them.
+        patch_dropout: share of an image's patches left out in training; see `encode_image`.
     """
 
     config: CLIPConfig
     compute_dtype: str = "float32"
     remat: bool = False
+    patch_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.compute_dtype not in COMPUTE_DTYPES:
             raise ValueError(f"compute_dtype: expected one of {', '.join(COMPUTE_DTYPES)}, got {self.compute_dtype!r}")
+        if not 0 <= self.patch_dropout < 1:
+            raise ValueError(f"patch_dropout: expected a share of at least 0 and below 1, got {self.patch_dropout}")
 
     def init(self, key: Array) -> Params:
         """Draw parameters for training from scratch: float32 on the default device; jit it to place them elsewhere."""
-        return _plain(nnx.state(self._network(nnx.Rngs(params=key))))
+        return _plain(nnx.state(_Network(self, nnx.Rngs(params=key))))
 
     def abstract_params(self) -> Params:
         """Shapes and dtypes of the parameters (``jax.ShapeDtypeStruct`` leaves)."""
         return jax.eval_shape(self.init, jax.random.key(0))
 
     def encode_image(
-        self, params: Params, pixel_values: Float[Array, "batch side side 3"]
+        self, params: Params, pixel_values: Float[Array, "batch side side 3"], key: Array | None = None
     ) -> Float[Array, "batch embed_dim"]:
         """Image features, not normalised, float32, from pixels already scaled and normalised.
+
+        With a key, patches are dropped as in training; without one, none is.
 
         Raises:
             ValueError: the images are not of the model's size.
         """
-        return self._merge("vision", params)(pixel_values)
+        return self._merge("vision", params)(pixel_values, key)
 
     def encode_text(self, params: Params, tokens: Int[Array, "batch length"]) -> Float[Array, "batch embed_dim"]:
         """Text features, not normalised, float32, from token ids of at most ``context_length`` a row.
@@ -76,9 +83,6 @@ class CLIP:
         """
         return self._merge("text", params)(tokens)
 
-    def _network(self, rngs: nnx.Rngs) -> _Network:
-        return _Network(self.config, compute_dtype=self.compute_dtype, remat=self.remat, rngs=rngs)
-
     def _merge(self, tower: str, params: Params) -> Any:
         return nnx.merge(_graphdefs(self)[tower], _nested(params[tower]))
 
@@ -86,7 +90,7 @@ class CLIP:
 @functools.lru_cache(maxsize=32)
 def _graphdefs(model: CLIP) -> dict[str, nnx.GraphDef]:
     """The static half of each tower; abstract, so nothing is allocated."""
-    network = nnx.eval_shape(lambda: model._network(nnx.Rngs(params=0)))
+    network = nnx.eval_shape(lambda: _Network(model, nnx.Rngs(params=0)))
     return {"vision": nnx.split(network.vision)[0], "text": nnx.split(network.text)[0]}
 
 
@@ -102,6 +106,8 @@ def _nested(tower: Params) -> Params:
     return {**tower, "blocks": {"stacked": tower["blocks"]}}
 
 
-def build(config: CLIPConfig, *, compute_dtype: str = "float32", remat: bool = False) -> CLIP:
+def build(
+    config: CLIPConfig, *, compute_dtype: str = "float32", remat: bool = False, patch_dropout: float = 0.0
+) -> CLIP:
     """The functions of a configuration; see `CLIP` for the settings and the ValueError."""
-    return CLIP(config, compute_dtype, remat)
+    return CLIP(config, compute_dtype, remat, patch_dropout)

@@ -1,5 +1,6 @@
 """The image tower: patches, a class token, the Transformer, and the projection of the class token."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -28,10 +29,21 @@ class PatchEmbedding(nnx.Module):
         return matmul(patches.reshape(batch, grid**2, -1), kernel.reshape(-1, kernel.shape[-1]), self.compute_dtype)
 
 
+def drop_patches(
+    patches: Float[Array, "batch patches width"], share: float, key: Array
+) -> Float[Array, "batch kept width"]:
+    """Keep a random subset of each image's patches (Li et al. 2023, FLIP): int(patches * (1 - share)), at least one."""
+    batch, count, _ = patches.shape
+    kept = max(1, int(count * (1 - share)))
+    order = jnp.argsort(jax.random.uniform(key, (batch, count)), axis=1)
+    return jnp.take_along_axis(patches, order[:, :kept, None], axis=1)
+
+
 class VisionTower(nnx.Module):
     """CLIP's Vision Transformer: norm before and after the blocks, features from the class token."""
 
-    def __init__(self, config: CLIPConfig, *, compute_dtype: str, remat: bool, rngs: nnx.Rngs):
+    def __init__(self, config: CLIPConfig, *, compute_dtype: str, remat: bool, patch_dropout: float, rngs: nnx.Rngs):
+        self.patch_dropout = patch_dropout
         vision = config.vision
         scale = vision.width**-0.5
         self.image_size = vision.image_size
@@ -55,15 +67,21 @@ class VisionTower(nnx.Module):
             vision.width, config.embed_dim, stddev=scale, compute_dtype=compute_dtype, use_bias=False, rngs=rngs
         )
 
-    def __call__(self, pixel_values: Float[Array, "batch side side 3"]) -> Float[Array, "batch embed_dim"]:
-        """Features of each image, not normalised."""
+    def __call__(
+        self, pixel_values: Float[Array, "batch side side 3"], key: Array | None = None
+    ) -> Float[Array, "batch embed_dim"]:
+        """Features of each image, not normalised; a key turns patch dropout on, as in training."""
         if pixel_values.shape[1:] != (self.image_size, self.image_size, 3):
             raise ValueError(
                 f"pixel_values: expected [batch, {self.image_size}, {self.image_size}, 3], got {pixel_values.shape}; "
                 "preprocess the images to the model's size"
             )
-        patches = self.patch_embedding(pixel_values)
-        class_token = jnp.broadcast_to(self.class_embedding[...], (patches.shape[0], 1, patches.shape[2]))
-        x = jnp.concatenate([class_token, patches], axis=1) + self.position_embedding[...]
+        position = self.position_embedding[...]
+        patches = self.patch_embedding(pixel_values) + position[1:]
+        if key is not None and self.patch_dropout:
+            patches = drop_patches(patches, self.patch_dropout, key)
+        class_token = self.class_embedding[...] + position[0]
+        class_tokens = jnp.broadcast_to(class_token, (patches.shape[0], 1, patches.shape[2]))
+        x = jnp.concatenate([class_tokens, patches], axis=1)
         x = self.blocks(self.pre_norm(x))
         return self.projection(self.post_norm(x[:, 0]))

@@ -1,0 +1,52 @@
+"""The training state: everything a step changes. Frozen; a step returns a new one."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Step, parameters and optimiser state.
+
+    There is no random key in it: the key of a step is ``fold_in(seed, step)`` (`plip_jax.training.step`), so a resumed
+    run draws what the unbroken run draws.
+
+    Attributes:
+        step: updates done, int32 scalar.
+        params: nested dict of float32 arrays.
+        opt_state: the optimiser's.
+    """
+
+    step: Int[Array, ""]
+    params: dict[str, Any]
+    opt_state: optax.OptState
+
+
+def init_state(
+    params: dict[str, Any] | Callable[[], dict[str, Any]],
+    optimizer: optax.GradientTransformation,
+    sharding: jax.sharding.Sharding,
+) -> TrainState:
+    """Create the state on its devices by one jitted call, every scalar with an explicit dtype.
+
+    Args:
+        params: parameters to start from, or a function without arguments that draws them.
+        optimizer: gives the optimiser state.
+        sharding: where each array lives.
+    """
+
+    def start(given: dict[str, Any] | None) -> TrainState:
+        # An eager or weakly typed start makes the train step compile again at its second call.
+        values = given if given is not None else params()  # type: ignore[operator]  # given is None only for a function
+        values = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), values)
+        return TrainState(step=jnp.zeros((), jnp.int32), params=values, opt_state=optimizer.init(values))
+
+    given = None if callable(params) else params
+    return jax.jit(start, out_shardings=sharding)(given)
