@@ -1,0 +1,1 @@
+"""Programs that make datasets: raw sources in, records folders out."""
