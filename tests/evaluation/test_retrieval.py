@@ -1,0 +1,96 @@
+"""Ranks, ties, chance and blocks, against a direct computation and hand-worked numbers."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from plip_jax.evaluation import retrieval
+from plip_jax.evaluation.embeddings import EvaluationError
+
+
+def unit(rows) -> np.ndarray:
+    rows = np.asarray(rows, np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_ranks_by_hand():
+    # One feature decides: candidate scores for the query are 0.1, 0.9, 0.5, 0.7.
+    candidates = np.array([[s, (1 - s * s) ** 0.5] for s in (0.1, 0.9, 0.5, 0.7)], np.float32)
+    query = np.array([[1, 0]], np.float32)
+    for target, rank in enumerate([4, 1, 3, 2]):
+        np.testing.assert_array_equal(retrieval.first_ranks(query, candidates, [np.array([target])]), [rank])
+    # With several right answers the best one counts, and right ones do not stand in each other's way.
+    np.testing.assert_array_equal(retrieval.first_ranks(query, candidates, [np.array([0, 3])]), [2])
+    np.testing.assert_array_equal(retrieval.first_ranks(query, candidates, [np.array([1, 2, 3])]), [1])
+
+
+def test_ties_are_ranked_pessimistically():
+    candidates = unit(np.ones((5, 8)))
+    ranks = retrieval.first_ranks(candidates, candidates, [np.array([i]) for i in range(5)])
+    np.testing.assert_array_equal(ranks, [5] * 5)
+    ranks = retrieval.first_ranks(candidates[:1], candidates, [np.array([0, 1])])
+    np.testing.assert_array_equal(ranks, [4])
+
+
+@pytest.mark.parametrize("block_scores", [1, 41, 100, 10**6])
+def test_blocks_change_nothing(block_scores):
+    rng = np.random.default_rng(0)
+    candidates, queries = unit(rng.normal(size=(40, 16))), unit(rng.normal(size=(23, 16)))
+    candidates[7] = candidates[31]
+    targets = [rng.choice(40, size=rng.integers(1, 5), replace=False) for _ in range(23)]
+    ranks = retrieval.first_ranks(queries, candidates, targets, block_scores=block_scores)
+    scores = queries.astype(np.float64) @ candidates.astype(np.float64).T
+    expected = []
+    for row, right in zip(scores, targets, strict=True):
+        wrong = np.setdiff1d(np.arange(40), right)
+        # 1e-12: the same pair of rows scored twice in float64
+        expected.append(1 + int((row[wrong] > row[right].max() - 1e-12).sum()))
+    np.testing.assert_array_equal(ranks, expected)
+
+
+def test_relevance_is_by_key_not_by_row():
+    targets = retrieval.targets_by_key(["b", "a", "c"], ["a", "b", "b"])
+    assert [list(rows) for rows in targets] == [[1, 2], [0], []]
+    with pytest.raises(EvaluationError, match=r"1 queries have no right answer.*row 2"):
+        retrieval.first_ranks(unit(np.eye(3)), unit(np.eye(3)), targets)
+
+
+def test_chance_is_k_over_n_for_one_right_answer():
+    assert retrieval.random_recall(2023, 1, 10) == 10 / 2023
+    assert retrieval.random_recall(100_000, 1, 50) == 50 / 100_000
+    assert retrieval.random_recall(7, 1, 50) == 1
+
+
+@pytest.mark.parametrize(("n", "m", "k"), [(5, 2, 1), (6, 3, 2), (6, 2, 5), (4, 4, 1)])
+def test_chance_with_several_right_answers_equals_counting_all_draws(n, m, k):
+    draws = list(itertools.combinations(range(n), k))
+    hits = sum(any(item < m for item in draw) for draw in draws)
+    assert retrieval.random_recall(n, m, k) == hits / len(draws)
+
+
+def test_recall_and_fold_by_hand():
+    ranks = np.array([1, 3, 12, 100])
+    targets = [np.array([0])] * 3 + [np.array([0, 1])]
+    recalls = retrieval.recall_at(ranks, targets, num_candidates=200, cut_offs=(1, 10, 50, 500))
+    assert [r.hits for r in recalls] == [1, 2, 3, 4]
+    assert [r.recall for r in recalls] == [0.25, 0.5, 0.75, 1.0]
+    assert recalls[0].random == pytest.approx((3 * 1 / 200 + 2 / 200) / 4, abs=1e-15)  # float64 sum
+    assert recalls[0].fold == pytest.approx(0.25 / 0.00625, rel=1e-14)  # float64 sum
+    assert recalls[3].random == 1
+    assert recalls[3].fold == 1
+
+
+def test_random_embeddings_recall_what_chance_says():
+    rng = np.random.default_rng(1)
+    queries, candidates = unit(rng.normal(size=(4000, 8))), unit(rng.normal(size=(300, 8)))
+    targets = [rng.choice(300, size=1 + i % 3, replace=False) for i in range(4000)]
+    ranks = retrieval.first_ranks(queries, candidates, targets)
+    for recall in retrieval.recall_at(ranks, targets, 300, (1, 5, 10, 50)):
+        spread = (recall.random * (1 - recall.random) / 4000) ** 0.5
+        assert abs(recall.recall - recall.random) < 4 * spread  # four standard errors, with a fixed seed
+
+
+def test_nearest_are_the_best_first_and_ties_by_row():
+    candidates = unit([[1, 0], [0, 1], [1, 0], [1, 1]])
+    np.testing.assert_array_equal(retrieval.nearest(unit([[1, 0], [0, 1]]), candidates, 3), [[0, 2, 3], [1, 3, 0]])
