@@ -1,0 +1,158 @@
+"""Random training views of a decoded image.
+
+Owns PLIP's training transform and the table of transforms by name. Each is a pure function of the image, the size
+and the Generator it is handed: the pipeline seeds that from (seed, epoch, index). The geometry is that of
+torchvision's PIL transforms (RandomCrop, RandomHorizontalFlip, RandomAffine, RandomPerspective); the numbers
+are PLIP's (its training code's image transform); the order in which parameters are drawn is ours.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from PIL import Image
+
+from plip_jax.data.image import Preprocessing, preprocess_image, resize_and_crop, resized_size, to_rgb
+
+Augmentation = Callable[[Image.Image, int, np.random.Generator], np.ndarray]
+
+# PLIP resizes the short side to 512 and crops 224; other sizes keep the ratio, so a crop shows as much tissue.
+RESIZE_RATIO = 512 / 224
+FLIP_PROBABILITY = 0.5
+ROTATION_DEGREES = 10.0
+TRANSLATION = 0.1  # of the side
+SCALE = (0.8, 1.2)
+SHEAR_DEGREES = 15.0  # along x only, as torchvision reads a single number
+DISTORTION = 0.3  # corners move by up to this part of half the side
+DISTORTION_PROBABILITY = 0.3
+FILL = (127, 127, 127)
+
+Corners = Sequence[tuple[float, float]]  # top left, top right, bottom right, bottom left
+
+
+def augment_plip(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
+    """PLIP's training view: uint8 [size, size, 3].
+
+    Resize (bicubic, short side ``round(size * 512 / 224)``), random crop, horizontal flip, affine (nearest, as
+    RandomAffine's default), perspective (bilinear, as RandomPerspective's default); what falls outside is 127.
+    """
+    image = random_crop(_as_rgb(image), round(size * RESIZE_RATIO), size, rng)
+    image = random_flip(image, rng)
+    image = random_affine(image, rng)
+    return np.array(random_perspective(image, rng))
+
+
+def augment_none(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
+    """The evaluation view, resize and centre crop: uint8 [size, size, 3]. Draws nothing from `rng`."""
+    del rng
+    return preprocess_image(image, Preprocessing(image_size=size))
+
+
+def augment_light(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
+    """For small images seen few times: uint8 [size, size, 3].
+
+    Resize (short side ``round(size * 1.15)``), random crop, horizontal and vertical flip: tissue has no up or down.
+    """
+    image = random_crop(_as_rgb(image), round(size * 1.15), size, rng)
+    image = random_flip(image, rng)
+    if rng.random() < FLIP_PROBABILITY:
+        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    return np.array(image)
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {"plip": augment_plip, "light": augment_light, "none": augment_none}
+
+
+def get_augmentation(name: str) -> Augmentation:
+    """Look an augmentation up by name; a ValueError lists the known ones."""
+    if name not in AUGMENTATIONS:
+        raise ValueError(f"unknown augmentation {name!r}; known: {', '.join(AUGMENTATIONS)}")
+    return AUGMENTATIONS[name]
+
+
+def random_crop(image: Image.Image, short_side: int, size: int, rng: np.random.Generator) -> Image.Image:
+    """Resize the short side to `short_side` >= `size` and cut a square of `size` at a uniform whole-pixel place."""
+    width, height = resized_size(*image.size, short_side)
+    top = int(rng.integers(0, height - size, endpoint=True))
+    left = int(rng.integers(0, width - size, endpoint=True))
+    return resize_and_crop(image, short_side, left, top, size)
+
+
+def random_flip(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Mirror left and right with probability `FLIP_PROBABILITY`."""
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < FLIP_PROBABILITY else image
+
+
+def random_affine(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Rotate, shift (whole pixels), scale and shear about the centre; nearest neighbour."""
+    width, height = image.size
+    angle = rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES)
+    shift_x = round(rng.uniform(-TRANSLATION * width, TRANSLATION * width))
+    shift_y = round(rng.uniform(-TRANSLATION * height, TRANSLATION * height))
+    scale = rng.uniform(*SCALE)
+    shear = rng.uniform(-SHEAR_DEGREES, SHEAR_DEGREES)
+    coefficients = affine_coefficients((width, height), angle, (shift_x, shift_y), scale, shear)
+    return image.transform(
+        image.size, Image.Transform.AFFINE, coefficients, resample=Image.Resampling.NEAREST, fillcolor=FILL
+    )
+
+
+def random_perspective(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """With probability `DISTORTION_PROBABILITY`, draw every corner inwards by a random amount; bilinear."""
+    if rng.random() >= DISTORTION_PROBABILITY:
+        return image
+    width, height = image.size
+    reach_x, reach_y = int(DISTORTION * (width // 2)), int(DISTORTION * (height // 2))
+    moves = rng.integers(0, (reach_x, reach_y), size=(4, 2), endpoint=True).tolist()
+    corners = ((0, 0), (width - 1, 0), (width - 1, height - 1), (0, height - 1))
+    moved = [(abs(x - dx), abs(y - dy)) for (x, y), (dx, dy) in zip(corners, moves, strict=True)]
+    coefficients = perspective_coefficients(corners, moved)
+    return image.transform(
+        image.size, Image.Transform.PERSPECTIVE, coefficients, resample=Image.Resampling.BILINEAR, fillcolor=FILL
+    )
+
+
+def affine_coefficients(
+    size: tuple[int, int], angle: float, shift: tuple[float, float], scale: float, shear: float
+) -> tuple[float, float, float, float, float, float]:
+    """Pillow's (a, b, c, d, e, f): the output at (x, y) shows the input at (a x + b y + c, d x + e y + f).
+
+    Coordinates are continuous: the centre of the first pixel is (0.5, 0.5).
+
+    The inverse of T C R S C^-1 with C the shift to the image's centre (size / 2), T the `shift`, R the clockwise
+    rotation by `angle` times the shear along x, S the `scale` (torchvision's ``_get_inverse_affine_matrix`` for
+    PIL images).
+
+    Args:
+        size: (width, height), pixels.
+        angle: degrees, clockwise on the screen.
+        shift: (right, down), pixels.
+        scale: above 1 enlarges.
+        shear: degrees, along x.
+    """
+    turn, slant = math.radians(angle), math.tan(math.radians(shear))
+    cos, sin = math.cos(turn), math.sin(turn)
+    # R = [[cos, -cos * slant - sin], [sin, -sin * slant + cos]] has determinant 1.
+    a, b = (cos - sin * slant) / scale, (cos * slant + sin) / scale
+    d, e = -sin / scale, cos / scale
+    centre_x, centre_y = size[0] / 2, size[1] / 2
+    from_x, from_y = -centre_x - shift[0], -centre_y - shift[1]
+    return a, b, a * from_x + b * from_y + centre_x, d, e, d * from_x + e * from_y + centre_y
+
+
+def perspective_coefficients(corners: Corners, moved: Corners) -> tuple[float, ...]:
+    """Pillow's eight coefficients of the view in which each of `corners` appears at its place in `moved`.
+
+    The output at (x, y) shows the input at ((a x + b y + c) / w, (d x + e y + f) / w) with w = g x + h y + 1; four
+    points give eight equations.
+    """
+    rows, targets = [], []
+    for (x, y), (source_x, source_y) in zip(moved, corners, strict=True):
+        rows.append([x, y, 1, 0, 0, 0, -source_x * x, -source_x * y])
+        rows.append([0, 0, 0, x, y, 1, -source_y * x, -source_y * y])
+        targets += [source_x, source_y]
+    return tuple(np.linalg.solve(np.asarray(rows, np.float64), np.asarray(targets, np.float64)).tolist())
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else to_rgb(image)
