@@ -73,7 +73,7 @@ class CLIP:
         Raises:
             ValueError: the images are not of the model's size.
         """
-        return self._merge("vision", params)(pixel_values, key)
+        return self.tower("vision", params)(pixel_values, key)
 
     def encode_text(self, params: Params, tokens: Int[Array, "batch length"]) -> Float[Array, "batch embed_dim"]:
         """Text features, not normalised, float32, from token ids of at most ``context_length`` a row.
@@ -81,10 +81,11 @@ class CLIP:
         Raises:
             ValueError: a row is longer than the context.
         """
-        return self._merge("text", params)(tokens)
+        return self.tower("text", params)(tokens)
 
-    def _merge(self, tower: str, params: Params) -> Any:
-        return nnx.merge(_graphdefs(self)[tower], _nested(params[tower]))
+    def tower(self, name: str, params: Params) -> Any:
+        """The ``vision`` or ``text`` tower as an NNX module that holds the parameters, to look at its parts."""
+        return nnx.merge(_graphdefs(self)[name], _nested(params[name]))
 
 
 @functools.lru_cache(maxsize=32)
