@@ -1,0 +1,180 @@
+"""A Hugging Face CLIP folder, in and out, without torch and without transformers.
+
+Owns the layout of the folder and the order in which weights files are tried; the tensors' names are in `names`,
+the JSON files in `hf_config`, each file type in its own reader. The layout written is the one that transformers
+4.40, 4.57 and 5.x all load (tests/compat checks it).
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plip_jax.convert.hf_config import (
+    HFConfigError,
+    config_from_hf,
+    config_to_hf,
+    preprocessing_from_hf,
+    preprocessing_to_hf,
+    read_json,
+)
+from plip_jax.convert.msgpack_file import read_msgpack_file
+from plip_jax.convert.names import Column, WeightsError, flatten, from_params, to_params
+from plip_jax.convert.safetensors_file import read_safetensors_file, read_safetensors_shards, write_safetensors_file
+from plip_jax.convert.torch_file import read_torch_file
+from plip_jax.data.image import Preprocessing
+from plip_jax.data.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
+from plip_jax.model.presets import CLIPConfig
+
+Params = dict[str, Any]
+
+# Weights files in the order of preference, with their reader and the names they use. The first that exists is read.
+WEIGHTS_FILES: dict[str, tuple[Callable[[Path], dict[str, np.ndarray]], Column]] = {
+    "model.safetensors": (read_safetensors_file, "hf"),
+    "model.safetensors.index.json": (read_safetensors_shards, "hf"),
+    "flax_model.msgpack": (read_msgpack_file, "hf_flax"),
+    "pytorch_model.bin": (read_torch_file, "hf"),
+}
+# transformers 5.x saves the image processor's settings inside processor_config.json.
+PREPROCESSING_FILES = ("preprocessor_config.json", "processor_config.json")
+SMALL_FILES = ("config.json", *PREPROCESSING_FILES, *TOKENIZER_FILES)
+
+# Constants that old versions of transformers saved beside the weights (0, 1, 2, …).
+_BUFFER_SUFFIX = ".position_ids"
+
+
+@dataclasses.dataclass(frozen=True)
+class HFModel:
+    """What a folder holds; ``weights_file`` is the name of the file that the parameters came from."""
+
+    config: CLIPConfig
+    params: Params
+    tokenizer: Tokenizer
+    preprocessing: Preprocessing
+    weights_file: str
+
+
+def is_hf_folder(folder: Path) -> bool:
+    """Whether the folder has a configuration and weights in one of the known files."""
+    return (folder / "config.json").is_file() and any((folder / name).is_file() for name in WEIGHTS_FILES)
+
+
+def read_hf(folder: str | Path) -> HFModel:
+    """Read a folder: config.json, the tokenizer, the preprocessing and the weights (as float32 numpy arrays).
+
+    Raises:
+        HFConfigError: a JSON file is damaged or asks for what plip_jax does not have, or the files contradict
+            each other.
+        WeightsError: no weights file, a damaged one, or tensors that do not fit; all of them are listed.
+        TokenizerError: the tokenizer's files are absent or damaged.
+    """
+    folder = Path(folder)
+    values = read_json(folder / "config.json")
+    tokenizer = load_tokenizer(folder)
+    preprocessing = _read_preprocessing(folder)
+    try:
+        config = config_from_hf(values, eot_token_id=tokenizer.eot_token_id)
+        _check_agreement(config, tokenizer, preprocessing)
+    except HFConfigError as error:
+        raise HFConfigError(f"{folder}: {error}") from None
+    if tokenizer.context_length != config.text.context_length:
+        tokenizer = load_tokenizer(folder, context_length=config.text.context_length)
+    params, weights_file = _read_weights(folder, config)
+    return HFModel(config, params, tokenizer, preprocessing, weights_file)
+
+
+def write_hf(
+    folder: str | Path, config: CLIPConfig, params: Params, tokenizer: Tokenizer, preprocessing: Preprocessing
+) -> None:
+    """Write a folder that transformers 4.40 to 5.x load as CLIPModel and CLIPProcessor.
+
+    The caller chooses a fresh folder and renames it when this has returned; see `plip_jax.export`.
+
+    Args:
+        folder: made if missing; files of the same names are replaced.
+        config: the network.
+        params: float32 arrays, numpy or jax.
+        tokenizer: saved beside the weights.
+        preprocessing: written as ``preprocessor_config.json``.
+
+    Raises:
+        HFConfigError: HF cannot express this model.
+        WeightsError: the parameters are not those of `config`.
+    """
+    folder = Path(folder)
+    _check_agreement(config, tokenizer, preprocessing)
+    values = config_to_hf(config, bos_token_id=tokenizer.bot_token_id, pad_token_id=tokenizer.pad_token_id)
+    tensors = from_params(params, config, "hf")
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder)
+    _write_json(folder / "config.json", values)
+    _write_json(folder / "preprocessor_config.json", preprocessing_to_hf(preprocessing))
+    write_safetensors_file(folder / "model.safetensors", tensors)
+
+
+def differing_params(ours: Params, theirs: Params) -> list[str]:
+    """Paths at which two parameter trees are not equal to the last bit (so NaN equals the same NaN)."""
+    a, b = flatten(ours), flatten(theirs)
+    return sorted(
+        path
+        for path in a.keys() | b.keys()
+        if path not in a
+        or path not in b
+        or np.shape(a[path]) != np.shape(b[path])
+        or np.asarray(a[path]).tobytes() != np.asarray(b[path]).tobytes()
+    )
+
+
+def _read_weights(folder: Path, config: CLIPConfig) -> tuple[Params, str]:
+    for name, (reader, column) in WEIGHTS_FILES.items():
+        if not (folder / name).is_file():
+            continue
+        tensors = {key: value for key, value in reader(folder / name).items() if not key.endswith(_BUFFER_SUFFIX)}
+        return to_params(tensors, config, column, where=str(folder / name)), name
+    found = sorted(path.name for path in folder.iterdir())
+    raise WeightsError(f"{folder}: expected one of {', '.join(WEIGHTS_FILES)}, got {', '.join(found)}")
+
+
+def _read_preprocessing(folder: Path) -> Preprocessing:
+    for name in PREPROCESSING_FILES:
+        if not (folder / name).is_file():
+            continue
+        values = read_json(folder / name)
+        if name == "processor_config.json":
+            values = values.get("image_processor")
+            if not isinstance(values, dict):
+                continue
+        try:
+            return preprocessing_from_hf(values)
+        except HFConfigError as error:
+            raise HFConfigError(f"{folder}: {error}") from None
+    raise HFConfigError(
+        f"{folder}: expected the image settings in {' or '.join(PREPROCESSING_FILES)}, got neither; "
+        "fetch preprocessor_config.json of the model"
+    )
+
+
+def _check_agreement(config: CLIPConfig, tokenizer: Tokenizer, preprocessing: Preprocessing) -> None:
+    text = config.text
+    if tokenizer.vocab_size > text.vocab_size:
+        raise HFConfigError(
+            f"expected a tokenizer of at most text_config.vocab_size = {text.vocab_size} tokens, "
+            f"got {tokenizer.vocab_size}: it belongs to another model"
+        )
+    if tokenizer.eot_token_id != text.eot_token_id:
+        raise HFConfigError(
+            f"expected the tokenizer's end-of-text id to be text_config.eos_token_id = {text.eot_token_id}, "
+            f"got {tokenizer.eot_token_id}: features would be pooled at the wrong token"
+        )
+    if preprocessing.image_size != config.vision.image_size:
+        raise HFConfigError(
+            f"expected images of vision_config.image_size = {config.vision.image_size} pixels, got a preprocessing "
+            f"that makes {preprocessing.image_size}"
+        )
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,167 @@
+"""Any source of a model -> one `LoadedModel`: a Hugging Face folder, a hub id, or a workdir of ``plip_jax.train``.
+
+Owns telling the sources apart (by what a folder contains, never by its name) and the hash of the weights. The hub is
+asked for the files that are needed and no others.
+"""
+
+import dataclasses
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plip_jax.convert.hf import SMALL_FILES, WEIGHTS_FILES, is_hf_folder, read_hf
+from plip_jax.convert.names import flatten
+from plip_jax.data.image import Preprocessing
+from plip_jax.data.tokenizer import Tokenizer, load_tokenizer
+from plip_jax.model.presets import CLIPConfig
+from plip_jax.training.checkpoint import Which, is_workdir, read_model
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+# Files of one weights format, in the order of `WEIGHTS_FILES`; sharded safetensors have several.
+_HUB_WEIGHTS = (
+    ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
+    ("flax_model.msgpack",),
+    ("pytorch_model.bin",),
+)
+# A person's list of what to fetch by hand: the newest names only.
+_FILES_TO_FETCH = (
+    "config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+class SourceError(ValueError):
+    """A source that is no model we know, or cannot be reached. The message says what was looked for and found."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A model with everything that goes with it.
+
+    Attributes:
+        config: the network.
+        params: nested dict of float32 numpy arrays.
+        tokenizer: for its captions.
+        preprocessing: for its images.
+        source: what was asked for.
+        weights_file: the file, or the checkpoint step, that the parameters were read from.
+        weights_hash: SHA-256 of the parameters, see `hash_params`.
+        step: the training step of a checkpoint; None for a foreign model.
+    """
+
+    config: CLIPConfig
+    params: dict[str, Any]
+    tokenizer: Tokenizer
+    preprocessing: Preprocessing
+    source: str
+    weights_file: str
+    weights_hash: str
+    step: int | None = None
+
+
+def load_model(source: str | Path, *, which: Which = "latest") -> LoadedModel:
+    """Load a model from wherever it is.
+
+    Args:
+        source: a folder of Hugging Face files, a workdir of ``python -m plip_jax.train``, or a hub id such as
+            ``vinid/plip``. An existing folder wins over a hub id of the same name.
+        which: of a workdir's checkpoints, ``latest``, ``best`` or a step.
+
+    Raises:
+        SourceError: nothing there that is a model, or the hub cannot be reached.
+        ValueError: the files are damaged or do not fit each other; the message names them.
+    """
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if is_workdir(folder):
+            return _load_workdir(folder, which)
+        if not is_hf_folder(folder):
+            raise SourceError(_unknown_folder(folder))
+    elif isinstance(source, str) and _HUB_ID.fullmatch(source) and not folder.exists():
+        folder = _download(source)
+    else:
+        got = "a file" if folder.exists() else "nothing at that path"
+        raise SourceError(f"{source}: expected a model folder, a training workdir or a hub id (owner/name), got {got}")
+    model = read_hf(folder)
+    return LoadedModel(
+        config=model.config,
+        params=model.params,
+        tokenizer=model.tokenizer,
+        preprocessing=model.preprocessing,
+        source=str(source),
+        weights_file=model.weights_file,
+        weights_hash=hash_params(model.params),
+    )
+
+
+def hash_params(params: dict[str, Any]) -> str:
+    """SHA-256 over path, shape, dtype and bytes of every parameter, in the order of the paths.
+
+    The same weights have the same hash, whichever file or device they come from.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in flatten(params).items():
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{path} {np.shape(leaf)} {array.dtype.name}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _load_workdir(folder: Path, which: Which) -> LoadedModel:
+    files = read_model(folder, which)
+    config = CLIPConfig.from_dict(files.model_config)
+    tokenizer = load_tokenizer(files.tokenizer_dir, context_length=config.text.context_length)
+    if tokenizer.fingerprint != files.tokenizer_fingerprint:
+        raise SourceError(
+            f"{files.tokenizer_dir}: expected the tokenizer that the checkpoint was trained with (fingerprint "
+            f"{files.tokenizer_fingerprint[:16]}…), got {tokenizer.fingerprint[:16]}…; restore the folder's files"
+        )
+    return LoadedModel(
+        config=config,
+        params=files.params,
+        tokenizer=tokenizer,
+        preprocessing=Preprocessing.from_dict(files.preprocessing),
+        source=str(folder),
+        weights_file=f"checkpoint of step {files.step}",
+        weights_hash=hash_params(files.params),
+        step=files.step,
+    )
+
+
+def _unknown_folder(folder: Path) -> str:
+    found = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
+    more = f" and {len(found) - 12} more" if len(found) > 12 else ""
+    return (
+        f"{folder}: expected a Hugging Face CLIP folder (config.json and one of {', '.join(WEIGHTS_FILES)}) or a "
+        f"workdir of `python -m plip_jax.train`, found {', '.join(found[:12]) or 'an empty folder'}{more}"
+    )
+
+
+def _download(repo_id: str) -> Path:
+    """Fetch a hub id into the Hugging Face cache, or find it there: the small files and one format of weights."""
+    import huggingface_hub  # not at the top: half a second that reading a folder does not need
+
+    try:
+        folder = Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=list(SMALL_FILES)))
+        for patterns in _HUB_WEIGHTS:
+            if is_hf_folder(folder):
+                break
+            folder = Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=list(patterns)))
+    except Exception as error:  # network, authentication, unknown id: a dozen types of three libraries
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise SourceError(
+            f"{repo_id!r} is no folder here, and the Hugging Face hub did not give it ({type(error).__name__}: "
+            f"{reason}). Without the network: fetch {', '.join(_FILES_TO_FETCH)} "
+            f"and one of {', '.join(WEIGHTS_FILES)} of https://huggingface.co/{repo_id}/tree/main on another machine "
+            "(`hf download` makes such a folder) and pass that folder instead of the id"
+        ) from error
+    if not is_hf_folder(folder):
+        raise SourceError(f"hub id {repo_id}: {_unknown_folder(folder)}")
+    return folder
