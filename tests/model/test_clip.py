@@ -159,9 +159,9 @@ def test_configurations_survive_json():
 def test_bad_configurations_are_named():
     with pytest.raises(ValueError, match="did you mean 'ViT-B-32'"):
         get_preset("ViT-B/32")
-    with pytest.raises(ValueError, match="divisor of vision.image_size"):
+    with pytest.raises(ValueError, match=r"divisor of vision\.image_size"):
         dataclasses.replace(TINY.vision, patch_size=5)
-    with pytest.raises(ValueError, match="divisor of text.width"):
+    with pytest.raises(ValueError, match=r"divisor of text\.width"):
         dataclasses.replace(TINY.text, num_heads=3)
     with pytest.raises(ValueError, match="float16"):
         clip.build(TINY, compute_dtype="float16")
