@@ -1,0 +1,312 @@
+"""Records to training batches: reading, decoding, augmenting, tokenizing, in the order `sampling` defines.
+
+Owns the iterator that training consumes and its saved state, which is one number: the global batches consumed. Grain
+runs the work in threads or worker processes; a batch is a pure function of its number, so neither changes what comes
+out. Pixels leave as uint8; they are normalised on the device.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
+
+import grain
+import numpy as np
+from absl import flags, logging
+
+from plip_jax.data.augment import get_augmentation
+from plip_jax.data.image import ImageError, decode_image
+from plip_jax.data.records import RecordError, RecordFolder, open_records
+from plip_jax.data.sampling import SAMPLING_VERSION, Draw, Mixture, batch_places, make_mixture
+
+Batch = dict[str, np.ndarray]
+TokenizeFn = Callable[[Sequence[str]], np.ndarray]
+
+# Consecutive stand-ins that may fail before the data, not a record, is to blame.
+_MAX_REPLACEMENTS = 100
+_ENDLESS_STEPS = 2**48
+_AUGMENTATION_STREAM, _CAPTION_STREAM = 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """One records folder to draw from.
+
+    Attributes:
+        path: The folder.
+        weight: Its share of the examples, relative to the other sources' weights. None for all sources means shares
+            by size: each record once an epoch.
+        split: Which split of the folder.
+    """
+
+    path: str
+    weight: float | None = None
+    split: str = "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What decides the training batches.
+
+    Attributes:
+        sources: Where to draw from.
+        global_batch_size: Examples in a step, over all processes.
+        image_size: Side of the square images, pixels.
+        augmentation: A name in `augment.AUGMENTATIONS`.
+        seed: Decides order, captions and augmentation.
+        num_workers: Worker processes; 0 works in threads of this process.
+        prefetch: Batches made ahead (by each worker); 0 makes each batch when it is asked for.
+        on_bad_image: "error" stops at an image that does not decode and names its record; "skip" counts it and puts
+            another record of the same source in its place, the same one every time; no other example moves.
+    """
+
+    sources: tuple[SourceConfig, ...]
+    global_batch_size: int
+    image_size: int
+    augmentation: str = "plip"
+    seed: int = 0
+    num_workers: int = 0
+    prefetch: int = 2
+    on_bad_image: str = "error"
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("DataConfig.sources: expected at least one records folder, got none")
+        for field, smallest in {
+            "global_batch_size": 1,
+            "image_size": 1,
+            "seed": 0,
+            "num_workers": 0,
+            "prefetch": 0,
+        }.items():
+            if getattr(self, field) < smallest:
+                raise ValueError(f"DataConfig.{field}: expected at least {smallest}, got {getattr(self, field)}")
+        if self.on_bad_image not in ("error", "skip"):
+            raise ValueError(f"DataConfig.on_bad_image: expected 'error' or 'skip', got {self.on_bad_image!r}")
+        get_augmentation(self.augmentation)
+
+
+def make_train_iterator(
+    config: DataConfig, tokenizer: TokenizeFn, *, process_index: int = 0, process_count: int = 1
+) -> "TrainIterator":
+    """Open the sources and return the endless iterator over this process's part of each global batch.
+
+    Args:
+        config: What to read.
+        tokenizer: Texts to int32 [N, context_length]; pickled to worker processes.
+        process_index: Which slice of each global batch.
+        process_count: How many slices.
+
+    Raises:
+        RecordError: A source is not a readable records folder; the message says which command makes one.
+        ValueError: The processes do not divide the batch, or an epoch is smaller than one batch.
+    """
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index: expected 0 <= index < {process_count}, got {process_index}")
+    if config.global_batch_size % process_count:
+        raise ValueError(
+            f"global_batch_size {config.global_batch_size} does not divide into {process_count} processes: "
+            f"choose a multiple of {process_count}"
+        )
+    folders = tuple(open_records(source.path, source.split) for source in config.sources)
+    mixture = make_mixture([len(folder) for folder in folders], [s.weight for s in config.sources], config.seed)
+    if mixture.examples_per_epoch < config.global_batch_size:
+        raise ValueError(
+            f"an epoch has {mixture.examples_per_epoch} examples, fewer than one global batch of "
+            f"{config.global_batch_size}: lower global_batch_size or add records"
+        )
+    batches = _BatchSource(config, tokenizer, folders, mixture, process_index, process_count)
+    return TrainIterator(batches)
+
+
+class TrainIterator(Iterator[Batch]):
+    """Endless training batches with a saved state of one global position; make it with `make_train_iterator`.
+
+    A batch holds "image" uint8 [b, S, S, 3], "tokens" int32 [b, L] and "index" int64 [b] (the record's number in the
+    concatenation of the sources), b = global batch / processes. The last, partial global batch of an epoch is dropped;
+    which examples fall there changes each epoch.
+
+    Attributes:
+        steps_per_epoch: Global batches in an epoch.
+        num_examples: Records in all sources together.
+        examples_per_epoch: Examples in an epoch; more than `num_examples` where weights repeat records.
+        fingerprint: Hash of what gives a position its meaning: the records' content, weights, seed, global batch size.
+        skipped: Records that were replaced in this process's batches since the iterator was made.
+    """
+
+    def __init__(self, batches: "_BatchSource") -> None:
+        config, mixture = batches.config, batches.mixture
+        self.steps_per_epoch = batches.steps_per_epoch
+        self.num_examples = sum(mixture.sizes)
+        self.examples_per_epoch = mixture.examples_per_epoch
+        self.skipped = 0
+        order = [SAMPLING_VERSION, [f.fingerprint for f in batches.folders], mixture.draws, config.seed]
+        self.fingerprint = hashlib.sha256(json.dumps([*order, config.global_batch_size]).encode()).hexdigest()
+        self._source = batches
+        self._position = 0
+        self._running: Any = None  # Grain's iterator, started by the first batch after a (re)start
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        """Return the next batch.
+
+        Raises:
+            ImageError: `on_bad_image` is "error" and an image does not decode; the message names its record.
+            RecordError: Likewise for a record that cannot be read. The position stays at the failed batch.
+        """
+        if self._running is None:
+            self._running = iter(_run_ahead(dataclasses.replace(self._source, first_step=self._position)))
+        try:
+            batch = next(self._running)
+        except BaseException:
+            self.close()  # Grain has moved on; a restart stands at the failed batch again
+            raise
+        for index in batch.pop("replaced").tolist():
+            self.skipped += 1
+            logging.warning("Skipped %s: its image cannot be used", self._source.where(index))
+        self._position += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the state, fit for JSON: the global batches consumed (not those made ahead), on any process."""
+        return {"position": self._position, "fingerprint": self.fingerprint}
+
+    def set_state(self, state: dict[str, Any], *, allow_changed_data: bool = False) -> None:
+        """Continue behind the batches that a saved state has consumed, whatever number of processes saved it.
+
+        Args:
+            state: From `get_state`.
+            allow_changed_data: Take the position over although it was counted on other data.
+
+        Raises:
+            ValueError: Not such a state, or it belongs to other records, weights, seed or global batch size.
+        """
+        position = state.get("position")
+        if type(position) is not int or position < 0:
+            raise ValueError(f"not a state of the data iterator: expected a 'position' of 0 or more, got {state}")
+        if state.get("fingerprint") != self.fingerprint and not allow_changed_data:
+            raise ValueError(
+                f"the saved data position {position} belongs to other data (fingerprint {state.get('fingerprint')}, "
+                f"now {self.fingerprint}): records, weights, seed or global batch size have changed. Restore them, or "
+                "allow changed data to continue at the same count of batches in the new order."
+            )
+        self.close()
+        self._position = position
+
+    def close(self) -> None:
+        """Stop worker processes and threads; the iterator can still be used and starts them again."""
+        running, self._running = self._running, None
+        if running is not None and hasattr(running, "close"):
+            running.close()
+
+
+def _run_ahead(batches: "_BatchSource") -> grain.IterDataset[Batch]:
+    """Let Grain make batches ahead, in threads or in worker processes.
+
+    One element of the Grain dataset is one whole batch: Grain deals elements out to workers, so batches stay the same
+    for any number of them (batching after the deal would not).
+    """
+    config = batches.config
+    dataset = grain.MapDataset.source(batches)
+    if config.num_workers == 0:
+        threads = min(config.prefetch, os.cpu_count() or 1)
+        return dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=config.prefetch))
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # outside absl.app, Grain's worker processes read their flags unparsed and fail
+    options = grain.MultiprocessingOptions(config.num_workers, per_worker_buffer_size=max(1, config.prefetch))
+    # Last in the chain: what follows mp_prefetch would run in this process.
+    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)).mp_prefetch(options)
+
+
+@dataclasses.dataclass(frozen=True)
+class _BatchSource:
+    """Grain's random access source: element i is this process's part of global batch `first_step` + i."""
+
+    config: DataConfig
+    tokenizer: TokenizeFn
+    folders: tuple[RecordFolder, ...]
+    mixture: Mixture
+    process_index: int
+    process_count: int
+    first_step: int = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.mixture.examples_per_epoch // self.config.global_batch_size
+
+    def __len__(self) -> int:
+        return _ENDLESS_STEPS
+
+    def __getitem__(self, index: Any) -> Batch:
+        epoch, places = batch_places(
+            self.first_step + int(index),
+            steps_per_epoch=self.steps_per_epoch,
+            batch_size=self.config.global_batch_size,
+            process=self.process_index,
+            processes=self.process_count,
+        )
+        size = self.config.image_size
+        images = np.empty((len(places), size, size, 3), np.uint8)
+        captions: list[str] = []
+        indices: list[int] = []
+        replaced: list[int] = []
+        for row, place in enumerate(places):
+            draw = self._load(self.mixture.draw(epoch, place), images[row], captions, replaced)
+            indices.append(draw.index)
+        tokens = np.ascontiguousarray(self.tokenizer(captions), dtype=np.int32)
+        return {
+            "image": images,
+            "tokens": tokens,
+            "index": np.asarray(indices, np.int64),
+            "replaced": np.asarray(replaced, np.int64),
+        }
+
+    def where(self, index: int) -> str:
+        """Return the place on disk of a record given by its number in all sources."""
+        for folder in self.folders:
+            if index < len(folder):
+                return folder.where(index)
+            index -= len(folder)
+        raise IndexError(f"no record {index}")
+
+    def _load(self, draw: Draw, pixels: np.ndarray, captions: list[str], replaced: list[int]) -> Draw:
+        """Fill in one example, or its stand-in; return the draw that was used."""
+        used = draw
+        for attempt in range(_MAX_REPLACEMENTS):
+            try:
+                image, caption = self._example(used)
+            except (ImageError, RecordError):
+                if self.config.on_bad_image == "error":
+                    raise
+                replaced.append(used.index)
+                used = self.mixture.replacement(draw, attempt)
+                continue
+            pixels[...] = image
+            captions.append(caption)
+            return used
+        raise RecordError(
+            f"{_MAX_REPLACEMENTS} records in a row of {self.folders[draw.source].path} cannot be used, the first "
+            f"{self.where(draw.index)}: run python -m data_prep.verify {self.folders[draw.source].path}"
+        )
+
+    def _example(self, draw: Draw) -> tuple[np.ndarray, str]:
+        folder = self.folders[draw.source]
+        record = folder[draw.record]
+        name = f"record {record.id!r} ({folder.where(draw.record)})"
+        if not record.captions:
+            raise RecordError(f"{name} has no caption")
+        rng = functools.partial(_generator, self.config.seed, draw)
+        image = decode_image(record.image, name=name)
+        pixels = get_augmentation(self.config.augmentation)(image, self.config.image_size, rng(_AUGMENTATION_STREAM))
+        caption = record.captions[int(rng(_CAPTION_STREAM).integers(len(record.captions)))]
+        return pixels, caption
+
+
+def _generator(seed: int, draw: Draw, stream: int) -> np.random.Generator:
+    """Return the randomness of one example: a pure function of (seed, epoch, record), and of the repeat within it."""
+    return np.random.default_rng([seed, draw.epoch, draw.index, draw.repeat, stream])
