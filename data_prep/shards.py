@@ -16,13 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 from PIL import Image
 from tensorflow_datasets.core import dataset_info
 from tensorflow_datasets.core import splits as tfds_splits
 
+from data_prep.seen_ids import SeenIds
 from plip_jax.data.image import decode_image
 from plip_jax.data.records import (
     DATASET_VERSION,
@@ -74,32 +74,6 @@ def _is_plain(data: bytes) -> bool:
         return False
 
 
-class SeenIds:
-    """A set of text ids at 8 bytes each, so that ten million of them fit in 80 MB.
-
-    Ids are compared by a 64-bit hash: among ten million, two different ids collide with probability 3e-6.
-    """
-
-    _PENDING = 65_536
-
-    def __init__(self) -> None:
-        self._sorted = np.empty(0, np.uint64)
-        self._pending: set[int] = set()
-
-    def add(self, text: str) -> bool:
-        """Add an id; say whether it was new."""
-        key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-        place = int(np.searchsorted(self._sorted, np.uint64(key)))
-        known = place < len(self._sorted) and int(self._sorted[place]) == key
-        if known or key in self._pending:
-            return False
-        self._pending.add(key)
-        if len(self._pending) >= self._PENDING:
-            self._sorted = np.union1d(self._sorted, np.fromiter(self._pending, np.uint64, len(self._pending)))
-            self._pending.clear()
-        return True
-
-
 @dataclasses.dataclass
 class _OpenSplit:
     """The shards of one split while they are being written."""
@@ -108,6 +82,10 @@ class _OpenSplit:
     writer: Any = None
     num_examples: int = 0
     num_bytes: int = 0
+
+
+class DuplicateIdError(ValueError):
+    """An id was already written to the folder."""
 
 
 class RecordsWriter:
@@ -165,7 +143,7 @@ class RecordsWriter:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", split):
             raise ValueError(f"split {split!r} is not a name of letters, digits and underscores")
         if not self._seen.add(record.id):
-            raise ValueError(f"record id {record.id!r} is written twice: ids must be unique in a folder")
+            raise DuplicateIdError(f"record id {record.id!r} is written twice: ids must be unique in a folder")
         opened = self._splits.setdefault(split, _OpenSplit())
         if opened.writer is None:
             opened.writer = open_shard_writer(self._shard_path(split, len(opened.shards)))
