@@ -1,1 +1,1 @@
-"""Programs that make datasets: raw sources in, records folders out."""
+"""Programs that make datasets; each writes record folders that `plip_jax.data` reads."""
