@@ -50,14 +50,14 @@ def upright_rgb(data: bytes, *, name: str) -> bytes:
         ImageError: The bytes do not decode; the message carries the name.
     """
     decoded = decode_image(data, name=name)
-    if _is_plain(data):
+    if is_plain_rgb(data):
         return data
     buffer = io.BytesIO()
     decoded.save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _is_plain(data: bytes) -> bool:
+def is_plain_rgb(data: bytes) -> bool:
     """Say whether any reader gets upright RGB from a decodable image; when its header raises doubt, it does not."""
     try:
         with warnings.catch_warnings():

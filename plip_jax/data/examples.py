@@ -1,0 +1,114 @@
+"""Labelled or captioned images for evaluation: a records folder, or a folder of class folders.
+
+Both open as a sequence of `Record`, in a fixed order, read one at a time.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import overload
+
+from plip_jax.data.records import Record, is_records_folder, open_records, read_manifest, records_root
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".avif", ".ppm")
+
+
+class ExamplesError(ValueError):
+    """A path holds no examples; the message says what was found and what is expected."""
+
+
+class ClassFolders(Sequence[Record]):
+    """Images in class folders as records: id and group are the path relative to the root, label the class folder's name.
+
+    Attributes:
+        path: The folder of class folders.
+        class_names: Names of the class folders with at least one image, sorted.
+    """
+
+    def __init__(self, path: Path, files: Sequence[tuple[str, Path]]) -> None:
+        self.path = path
+        self.class_names = tuple(sorted({label for label, _ in files}))
+        self._files = tuple(files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        label, file = self._files[index]
+        relative = file.relative_to(self.path).as_posix()
+        return Record(relative, file.read_bytes(), (), group_id=relative, source=self.path.name, label=label)
+
+
+def open_examples(path: str | Path, split: str | None = None) -> Sequence[Record]:
+    """Open a records folder or a folder of class folders.
+
+    Args:
+        path: For class folders, `path/CLASS/**/IMAGE`, or `path/SPLIT/CLASS/**/IMAGE` when a split is named. Hidden
+            files, `__MACOSX` and files without an image suffix are passed over.
+        split: Of a records folder; None takes its only split.
+
+    Raises:
+        ExamplesError: Neither kind of folder, no image in it, or several splits and none named.
+        RecordError: The records folder has no such split, or is damaged.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ExamplesError(f"{path} is not a folder. {_EXPECTED}")
+    if is_records_folder(path):
+        return open_records(path, split or _only_split(path))
+    root = path if split is None else path / split
+    if not root.is_dir():
+        raise ExamplesError(f"{path} has no folder {split!r}; found {_listing(path)}. {_EXPECTED}")
+    files = [
+        (folder.name, file)
+        for folder in _visible(root)
+        if folder.is_dir()
+        for file in sorted(_images(folder), key=lambda file: file.relative_to(root).as_posix())
+    ]
+    if not files:
+        raise ExamplesError(f"{root} holds no image in a class folder; found {_listing(root)}. {_EXPECTED}")
+    return ClassFolders(root, files)
+
+
+_EXPECTED = (
+    "Expected a records folder (made by python -m data_prep.build), or a folder with one folder of images a class: "
+    f"PATH/CLASS/NAME with one of the suffixes {' '.join(IMAGE_SUFFIXES)}."
+)
+
+
+def _only_split(path: Path) -> str:
+    splits = sorted(read_manifest(records_root(path)).splits)
+    if len(splits) > 1:
+        raise ExamplesError(
+            f"{path} has the splits {', '.join(splits)}: say which with split, e.g. split={splits[0]!r}"
+        )
+    return splits[0]
+
+
+def _visible(folder: Path) -> list[Path]:
+    """Return what is in a folder, sorted by name, without what file managers and archivers leave behind."""
+    return sorted(
+        (entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.name != "__MACOSX"),
+        key=lambda entry: entry.name,
+    )
+
+
+def _images(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    for entry in _visible(folder):
+        if entry.is_dir():
+            found.extend(_images(entry))
+        elif entry.suffix.lower() in IMAGE_SUFFIXES:
+            found.append(entry)
+    return found
+
+
+def _listing(folder: Path) -> str:
+    names = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in sorted(folder.iterdir())]
+    shown = ", ".join(names[:8]) if names else "nothing"
+    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "")
