@@ -11,7 +11,6 @@ def get_config() -> ConfigDict:
             "batch_size": 64,  # images or texts a step; changes speed only
             "compute_dtype": "float32",
             "allow_absent": False,
-            "num_pictured_queries": 6,  # rows of the retrieval picture
             "tasks": ConfigDict(
                 {
                     "tissue": ConfigDict(
@@ -31,6 +30,8 @@ def get_config() -> ConfigDict:
                             # Simulated captions repeat: every image with the queried caption is a right answer.
                             "relevance": "caption",
                             "recall_at": (1, 5, 10, 50),
+                            "pictured_queries": 6,  # rows of the picture
+                            "pictured_images": 5,  # and its columns
                         }
                     ),
                 }

@@ -25,7 +25,6 @@ def get_config() -> ConfigDict:
             "batch_size": 64,  # images or texts a step; changes speed only
             "compute_dtype": "float32",  # the published scores' precision is not known; this is the exact one
             "allow_absent": True,  # report a set without data as absent, and go on
-            "num_pictured_queries": 6,  # rows of each retrieval picture
             "tasks": ConfigDict(
                 {
                     "kather": _zero_shot("kather"),

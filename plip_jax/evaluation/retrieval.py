@@ -79,14 +79,13 @@ def first_ranks(
     return ranks
 
 
-def random_recall(num_candidates: int, num_right: int, k: int) -> float:
+def random_recall(num_candidates: int, num_right: int, k: int) -> Fraction:
     """Chance that a random order has one of ``num_right`` among its first k: 1 - C(N-m, k) / C(N, k); k/N for m = 1.
 
     The exact hypergeometric probability, in integers: the binomials of a large N overflow any float.
     """
     k = min(k, num_candidates)
-    misses = Fraction(math.comb(num_candidates - num_right, k), math.comb(num_candidates, k))
-    return float(1 - misses)
+    return 1 - Fraction(math.comb(num_candidates - num_right, k), math.comb(num_candidates, k))
 
 
 def recall_at(
@@ -104,10 +103,19 @@ def recall_at(
     results = []
     for k in cut_offs:
         hits = int(np.count_nonzero(ranks <= k))
-        chances = [random_recall(num_candidates, int(m), k) for m in sizes]
-        random = float(np.dot(chances, queries_of_size) / len(ranks))
-        recall = hits / len(ranks)
-        results.append(Recall(k=k, hits=hits, recall=recall, random=random, fold=recall / random))
+        chances = [
+            random_recall(num_candidates, int(m), k) * int(n) for m, n in zip(sizes, queries_of_size, strict=True)
+        ]
+        expected_hits = sum(chances, Fraction(0))
+        results.append(
+            Recall(
+                k=k,
+                hits=hits,
+                recall=hits / len(ranks),
+                random=float(expected_hits / len(ranks)),
+                fold=float(hits / expected_hits),
+            )
+        )
     return results
 
 

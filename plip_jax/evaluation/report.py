@@ -1,0 +1,195 @@
+"""What a person looks at: tables in Markdown, a confusion matrix, a picture of retrieved images.
+
+Pictures are matplotlib ``Figure`` objects without pyplot, so that drawing one changes nothing in the process and
+needs no display.
+"""
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from plip_jax.evaluation.tasks import GalleryRow
+
+_RIGHT, _WRONG = "#1a7f37", "#c8ccd1"
+_TEXT, _QUIET = "#1f2328", "#57606a"
+_DPI = 110
+
+
+def confusion_png(report: Mapping[str, Any], *, title: str) -> bytes:
+    """Draw a zero-shot report's confusion matrix: counts, shaded by the share of each actual class."""
+    labels = report["confusion"]["labels"]
+    names = report["prompts"]["classes"]
+    counts = np.asarray(report["confusion"]["counts"])
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    longest = max(len(line) for label in labels for line in _wrapped(label, 14))
+    cell = max(0.62, 0.2 + 0.075 * longest)  # inches; a column holds its label
+    width, height = max(cell * len(labels), 2.6), max(0.6 * len(labels), 1.6)
+    figure = Figure(figsize=(width + 3.0, height + 1.75))
+    axes = figure.add_axes(
+        (2.75 / (width + 3.0), 0.7 / (height + 1.75), width / (width + 3.0), height / (height + 1.75))
+    )
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(*counts.shape):
+        if totals[row, 0]:
+            color = "white" if shares[row, column] > 0.55 else (_TEXT if counts[row, column] else "#9aa0a6")
+            axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=color, fontsize=9)
+        elif column == 0:
+            axes.text(-0.4, row, "no examples in the data", va="center", color=_QUIET, fontsize=9, style="italic")
+    ticks = range(len(labels))
+    axes.set_xticks(ticks, ["\n".join(_wrapped(label, 14)) for label in labels], fontsize=9)
+    rows = [_row_name(label, names[label][0], int(total)) for label, total in zip(labels, totals[:, 0], strict=True)]
+    axes.set_yticks(ticks, rows, fontsize=9)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(np.arange(len(labels) - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(len(labels) - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="minor", length=0)
+    metrics, constant = report["metrics"], report["constant_class"]
+    lines = (
+        f"model: weighted F1 {metrics['weighted_f1']:.3f}, balanced accuracy {metrics['balanced_accuracy']:.3f}",
+        f"always {constant['label']}: weighted F1 {constant['metrics']['weighted_f1']:.3f}, "
+        f"balanced accuracy {constant['metrics']['balanced_accuracy']:.3f}",
+        "rows: actual class (examples), columns: predicted class; shade: share of the row",
+    )
+    left, inch = 0.15 / figure.get_figwidth(), 1 / figure.get_figheight()
+    figure.text(left, 1 - 0.14 * inch, title, fontsize=12, color=_TEXT, va="top")
+    figure.text(left, 1 - 0.4 * inch, "\n".join(lines), fontsize=9, color=_QUIET, va="top", linespacing=1.3)
+    return _png(figure)
+
+
+def gallery_png(
+    gallery: Sequence[GalleryRow], images: Mapping[str, np.ndarray], *, num_candidates: int, title: str
+) -> bytes:
+    """Draw each query with its best images; right ones are framed and ticked.
+
+    Args:
+        gallery: the queries.
+        images: uint8 [H, W, 3] by id: every shown image, and the best right answer of each query.
+        num_candidates: images that were searched.
+        title: the line on top.
+    """
+    num_shown = max(len(row.shown) for row in gallery)
+    figure = Figure(figsize=(3.1 + 1.35 * (num_shown + 1.2), 0.8 + 1.62 * len(gallery)))
+    grid = figure.add_gridspec(
+        len(gallery),
+        num_shown + 3,
+        width_ratios=[2.2, *[1.0] * num_shown, 0.1, 1.0],
+        left=0.015,
+        right=0.985,
+        top=1 - 0.85 / figure.get_figheight(),
+        bottom=0.12 / figure.get_figheight(),
+        wspace=0.08,
+        hspace=0.22,
+    )
+    top = 1 - 0.12 / figure.get_figheight()
+    figure.text(0.015, top, title, fontsize=12, color=_TEXT, va="top")
+    drawn = "1 caption" if len(gallery) == 1 else f"{len(gallery)} captions"
+    note = (
+        f"{drawn} drawn with a fixed seed, {num_candidates:,} images searched. Right answers are framed; "
+        "where none is among the best, the first one stands at the right with its rank."
+    )
+    note = "\n".join(textwrap.wrap(note, int(figure.get_figwidth() / 0.07)))  # inches a character of 9 points
+    figure.text(0.015, top - 0.26 / figure.get_figheight(), note, fontsize=9, color=_QUIET, va="top")
+    for line, row in enumerate(gallery):
+        _draw_query(figure.add_subplot(grid[line, 0]), row)
+        for column, name in enumerate(row.shown):
+            is_right = name in row.right
+            axes = figure.add_subplot(grid[line, column + 1])
+            _draw_image(axes, images[name], f"{column + 1}" + (" ✓" if is_right else ""), is_right=is_right)
+        if not set(row.shown) & set(row.right):
+            axes = figure.add_subplot(grid[line, num_shown + 2])
+            _draw_image(axes, images[row.best_right], f"{row.rank:,} ✓", is_right=True)
+    return _png(figure)
+
+
+def markdown(evaluation: Mapping[str, Any]) -> str:
+    """Write the tables of an ``evaluation.json`` as Markdown."""
+    model = evaluation["model"]
+    step = "" if model["step"] is None else f", step {model['step']:,}"
+    lines = [f"# Evaluation of {model['source']}", "", f"Weights `{model['weights_hash'][:16]}`{step}.", ""]
+    done = evaluation["tasks"]
+    lines += _zero_shot_table({name: task for name, task in done.items() if task["type"] == "zero_shot"})
+    lines += _retrieval_table({name: task for name, task in done.items() if task["type"] == "retrieval"})
+    if evaluation["absent"]:
+        lines += ["## Absent", "", *(f"- {name}: {reason}" for name, reason in evaluation["absent"].items()), ""]
+    lines += ["## Inputs", ""]
+    for name, task in done.items():
+        hashes = ", ".join(f"{what} `{value[:16]}`" for what, value in task["hashes"].items())
+        lines.append(f"- {name}: {task['data']} {task['split']}".rstrip() + f": {hashes}")
+    return "\n".join(lines) + "\n"
+
+
+def _zero_shot_table(tasks: Mapping[str, Any]) -> list[str]:
+    if not tasks:
+        return []
+    shown = ("weighted_f1", "macro_f1", "balanced_accuracy", "mcc", "accuracy")
+    head = ["set", "examples", "answer", *(name.replace("_", " ") for name in shown)]
+    lines = ["## Zero-shot", "", "| " + " | ".join(head) + " |", "|---|---:|---|" + "---:|" * len(shown)]
+    for name, task in tasks.items():
+        constant = task["constant_class"]
+        for answer, metrics in (("model", task["metrics"]), (f"always {constant['label']}", constant["metrics"])):
+            scores = " | ".join(f"{metrics[key]:.3f}" for key in shown)
+            lines.append(f"| {name} | {task['num_examples']:,} | {answer} | {scores} |")
+    for name, task in tasks.items():
+        if task["missing_classes"]:
+            lines += [
+                "",
+                f"{name}: no examples of {', '.join(task['missing_classes'])} (they could still be predicted).",
+            ]
+    return [*lines, ""]
+
+
+def _retrieval_table(tasks: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    for name, task in tasks.items():
+        cut_offs = list(next(iter(task["directions"].values()))["recall"])
+        head = ["direction", "queries", "candidates", "median rank", *(f"R@{k} (fold)" for k in cut_offs)]
+        lines += [f"## Retrieval: {name}", "", "| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
+        for direction, found in task["directions"].items():
+            cells = [f"{r['recall']:.3f} ({r['fold']:.1f}x)" for r in found["recall"].values()]
+            numbers = [f"{found['num_queries']:,}", f"{found['num_candidates']:,}", f"{found['median_rank']:,.1f}"]
+            lines.append("| " + " | ".join([direction.replace("_", " "), *numbers, *cells]) + " |")
+        lines += ["", "Fold is over the recall that a random order would have.", ""]
+    return lines
+
+
+def _row_name(label: str, class_name: str, total: int) -> str:
+    is_said = label.replace("_", " ").lower() in class_name.lower()
+    name = class_name if is_said else f"{class_name}, {label}"
+    return "\n".join(_wrapped(f"{name} ({total:,})", 32))
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text.replace("_", " "), width) or [text]
+
+
+def _draw_query(axes: Axes, row: GalleryRow) -> None:
+    axes.axis("off")
+    text = textwrap.shorten(row.query, 150, placeholder=" …")
+    axes.text(0, 0.98, "\n".join(textwrap.wrap(text, 38)), fontsize=9, color=_TEXT, va="top", transform=axes.transAxes)
+    note = f"first right answer: rank {row.rank:,}" + (f" ({len(row.right)} right)" if len(row.right) > 1 else "")
+    axes.text(0, 0.02, note, fontsize=8, color=_QUIET, va="bottom", transform=axes.transAxes)
+
+
+def _draw_image(axes: Axes, image: np.ndarray, caption: str, *, is_right: bool) -> None:
+    axes.imshow(image, interpolation="lanczos")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_title(caption, fontsize=8, pad=3, color=_RIGHT if is_right else _QUIET)
+    for spine in axes.spines.values():
+        spine.set(linewidth=3 if is_right else 0.8, color=_RIGHT if is_right else _WRONG)
+
+
+def _png(figure: Figure) -> bytes:
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
+    return buffer.getvalue()
