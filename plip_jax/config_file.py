@@ -86,7 +86,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> config_dict.ConfigD
 
 
 def flatten_config(config: config_dict.ConfigDict) -> dict[str, Any]:
-    """Every field by its dotted name, in the file's order; an empty block appears as itself."""
+    """Every field by its dotted name, sorted within a block; an empty block appears as itself."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, config_dict.ConfigDict) and len(value):

@@ -1,0 +1,311 @@
+"""``python -m plip_jax.evaluate``: any checkpoint -> ``evaluation.json``, tables and pictures.
+
+Owns the command line, opening the data, and the files of a report. What is measured is in `plip_jax.evaluation`;
+a task is a block of the config: its ``type``, its ``data`` and ``split``, and the settings of its type.
+"""
+
+import argparse
+import csv
+import dataclasses
+import functools
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import config_dict
+
+from plip_jax import __version__
+from plip_jax.api import Encoder
+from plip_jax.config_file import parse_config_args
+from plip_jax.convert.load import LoadedModel, load_model
+from plip_jax.data.examples import open_examples
+from plip_jax.data.image import ImageError, Preprocessing, decode_image, preprocess_image
+from plip_jax.evaluation import report
+from plip_jax.evaluation.embeddings import Embeddings, EvaluationError
+from plip_jax.evaluation.examples import Examples
+from plip_jax.evaluation.tasks import Task, TaskConfig, TaskResult, make_task
+from plip_jax.training.checkpoint import Which
+
+# Of evaluation.json: changes when a reader of the older layout would misread the newer one.
+FORMAT_VERSION = 1
+
+_VERSIONED = ("jax", "flax", "numpy", "pillow")
+# Side of an image in a picture, pixels; a report is looked at on a screen.
+_THUMBNAIL = Preprocessing(image_size=192)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """The config file's fields.
+
+    Attributes:
+        tasks: by name; each with ``type``, ``data``, ``split`` and the settings of its type.
+        batch_size: images or texts computed at once.
+        compute_dtype: operands of the matrix products.
+        allow_absent: report a task without data as absent, and go on.
+    """
+
+    tasks: Mapping[str, Mapping[str, Any]]
+    batch_size: int = 64
+    compute_dtype: str = "float32"
+    allow_absent: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedTask:
+    """A block of ``config.tasks``, checked.
+
+    Attributes:
+        name: of the block.
+        task: its type.
+        config: the settings of its type.
+        data: folder of class folders, or of records.
+        split: of the data; "" for the folder itself.
+    """
+
+    name: str
+    task: Task
+    config: TaskConfig
+    data: str
+    split: str
+
+
+def plan_tasks(config: EvaluateConfig) -> tuple[list[PlannedTask], dict[str, str]]:
+    """Read the tasks: what can be run, and for each task without data what to do.
+
+    Raises:
+        EvaluationError: a wrong task, an absent one unless ``allow_absent``, or nothing to run.
+    """
+    planned: list[PlannedTask] = []
+    absent: dict[str, str] = {}
+    for name, block in config.tasks.items():
+        settings = {key: tuple(value) if isinstance(value, list) else value for key, value in block.items()}
+        missing = [key for key in ("type", "data", "split") if key not in settings]
+        if missing:
+            raise EvaluationError(f"config.tasks.{name}: expected type, data and split, {', '.join(missing)} not there")
+        type_name, data, split = (str(settings.pop(key)) for key in ("type", "data", "split"))
+        try:
+            task, task_config = make_task(type_name, settings)
+        except EvaluationError as error:
+            raise EvaluationError(f"config.tasks.{name}: {error}") from error
+        if data:
+            planned.append(PlannedTask(name, task, task_config, data, split))
+        else:
+            absent[name] = f"no data; give a folder with --config.tasks.{name}.data=DIR"
+    listed = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
+    if absent and not config.allow_absent:
+        raise EvaluationError(f"{listed}; or report such sets as absent with --config.allow_absent=true")
+    if not planned:
+        raise EvaluationError(f"nothing to evaluate: {listed or 'config.tasks is empty'}")
+    return planned, absent
+
+
+def open_data(planned: Sequence[PlannedTask]) -> dict[tuple[str, str], Examples]:
+    """Open each split once, and check every task against it before a model is loaded."""
+    opened: dict[tuple[str, str], Examples] = {}
+    for item in planned:
+        key = item.data, item.split
+        if key not in opened:
+            opened[key] = Examples.from_records(open_examples(item.data, item.split or None))
+        try:
+            item.task.check(item.config, opened[key])
+        except EvaluationError as error:
+            raise EvaluationError(f"{item.name} ({item.data} {item.split}): {error}") from error
+    return opened
+
+
+def evaluate(
+    planned: Sequence[PlannedTask],
+    data: Mapping[tuple[str, str], Examples],
+    *,
+    encode_images: Callable[[Iterable[bytes]], np.ndarray],
+    encode_text: Callable[[Sequence[str]], np.ndarray],
+) -> dict[str, TaskResult]:
+    """Run the tasks; the images of a split that several tasks share are embedded once."""
+
+    @functools.cache
+    def embeddings_of(key: tuple[str, str]) -> Embeddings:
+        try:
+            return data[key].embed(encode_images)
+        except ImageError as error:
+            raise EvaluationError(_name_bad_images(data[key], error)) from error
+
+    results: dict[str, TaskResult] = {}
+    for item in planned:
+        key = item.data, item.split
+        embed_images = functools.partial(embeddings_of, key)
+        results[item.name] = item.task.run(item.config, data[key], embed_images, encode_text)
+    return results
+
+
+def _name_bad_images(examples: Examples, error: ImageError) -> str:
+    """The encoder knows an image by its place; say which records cannot be read, all of them."""
+    reasons = []
+    for record in examples.records:
+        try:
+            decode_image(record.image, name=record.id)
+        except ImageError as reason:
+            reasons.append(str(reason))
+    if not reasons:
+        return str(error)
+    more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
+    return f"{len(reasons)} of {len(examples.ids)} images cannot be read: {'; '.join(reasons[:5])}{more}"
+
+
+def make_evaluation(
+    model: LoadedModel,
+    config: EvaluateConfig,
+    planned: Sequence[PlannedTask],
+    absent: Mapping[str, str],
+    results: Mapping[str, TaskResult],
+) -> dict[str, Any]:
+    """The content of ``evaluation.json``."""
+    tasks: dict[str, Any] = {}
+    for item in planned:
+        found = results[item.name].report
+        hashes = {**found["hashes"], "weights": model.weights_hash}
+        tasks[item.name] = {**found, "data": item.data, "split": item.split, "hashes": hashes}
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": {
+            "source": model.source,
+            "weights_file": model.weights_file,
+            "weights_hash": model.weights_hash,
+            "step": model.step,
+            "network": model.config.to_dict(),
+            "preprocessing": model.preprocessing.to_dict(),
+        },
+        "versions": {"plip_jax": __version__, **{name: metadata.version(name) for name in _VERSIONED}},
+        "config": dataclasses.asdict(config),
+        "tasks": tasks,
+        "absent": dict(absent),
+    }
+
+
+def write_report(
+    out: Path,
+    evaluation: Mapping[str, Any],
+    results: Mapping[str, TaskResult],
+    data: Mapping[str, Examples],
+) -> list[Path]:
+    """Write every file of the report; ``evaluation.json`` last, so that where it stands the rest does too.
+
+    Args:
+        out: the folder, made when it is not there; files of an earlier report are replaced.
+        evaluation: from `make_evaluation`.
+        results: by task.
+        data: by task; read for the images of a picture.
+
+    Returns:
+        The files.
+    """
+    files: dict[str, bytes] = {}
+    for name, result in results.items():
+        files[f"{name}.csv"] = _csv(result.rows)
+        if result.report["type"] == "zero_shot":
+            files[f"{name}_confusion.png"] = report.confusion_png(result.report, title=f"Zero-shot: {name}")
+        if result.gallery:
+            wanted = {image for row in result.gallery for image in (*row.shown, row.best_right)}
+            files[f"{name}_retrieval.png"] = report.gallery_png(
+                result.gallery,
+                _thumbnails(data[name], wanted),
+                num_candidates=len(data[name].ids),
+                title=f"Retrieval, text to image: {name}",
+            )
+    files["report.md"] = report.markdown(evaluation).encode()
+    files["evaluation.json"] = (json.dumps(evaluation, indent=2, allow_nan=False) + "\n").encode()
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        partial = out / f".{name}.partial-{os.getpid()}"
+        partial.write_bytes(content)
+        partial.replace(out / name)
+    return [out / name for name in files]
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _thumbnails(examples: Examples, wanted: set[str]) -> dict[str, np.ndarray]:
+    found = ((index, name) for index, name in enumerate(examples.ids) if name in wanted)
+    return {
+        name: preprocess_image(decode_image(examples.records[index].image, name=name), _THUMBNAIL)
+        for index, name in found
+    }
+
+
+def _which(text: str) -> Which:
+    if text in ("latest", "best"):
+        return text
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected latest, best or a step, got {text!r}")
+    return int(text)
+
+
+def _run(checkpoint: str, which: Which, config: EvaluateConfig, out: Path) -> None:
+    planned, absent = plan_tasks(config)
+    data = open_data(planned)
+    for name, reason in absent.items():
+        print(f"{name}: absent ({reason})")
+    for item in planned:
+        print(f"{item.name}: {len(data[item.data, item.split].ids):,} examples of {item.data} {item.split}".rstrip())
+    model = load_model(checkpoint, which=which)
+    print(f"model: {model.weights_file} of {model.source} (sha256 {model.weights_hash[:16]}…)", flush=True)
+    encoder = Encoder(
+        model.config,
+        model.tokenizer,
+        model.preprocessing,
+        compute_dtype=config.compute_dtype,
+        batch_size=config.batch_size,
+    )
+    params = encoder.put_params(model.params)
+    results = evaluate(
+        planned,
+        data,
+        encode_images=functools.partial(encoder.encode_images, params, progress=sys.stderr.isatty()),
+        encode_text=functools.partial(encoder.encode_text, params),
+    )
+    evaluation = make_evaluation(model, config, planned, absent, results)
+    files = write_report(out, evaluation, results, {item.name: data[item.data, item.split] for item in planned})
+    print(f"\n{report.markdown(evaluation)}")
+    for path in files:
+        print(f"wrote {path}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; the exit status: 0, 1 where data or model do not fit, 2 for a wrong command line."""
+    parser = argparse.ArgumentParser(prog="plip-jax evaluate", description="Evaluate a checkpoint.")
+    parser.add_argument("--checkpoint", required=True, help="workdir of a training run, Hugging Face folder or hub id")
+    parser.add_argument(
+        "--which", type=_which, default="latest", help="of a workdir: latest, best or a step (default: %(default)s)"
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder for evaluation.json, tables and pictures")
+    flags, config = parse_config_args(parser, argv)
+    try:
+        _run(flags.checkpoint, flags.which, _read_config(config), flags.out)
+    except (ValueError, OSError) as error:
+        print(f"plip-jax evaluate: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _read_config(config: config_dict.ConfigDict) -> EvaluateConfig:
+    try:
+        return EvaluateConfig(**config.to_dict())
+    except TypeError as error:
+        known = ", ".join(field.name for field in dataclasses.fields(EvaluateConfig))
+        raise EvaluationError(f"this is no evaluation config: {error} (its fields: {known})") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
