@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import math
 import threading
 import warnings
 from collections.abc import Iterator
@@ -152,15 +153,27 @@ def resize_and_crop(image: Image.Image, short_side: int, left: int, top: int, si
     """Resize the short side to `short_side` (bicubic) and cut the square of `side` at (left, top) of the result.
 
     A strip so long that the resized image would not fit in memory is sampled only inside the square; there a value
-    may differ by one level from the whole resize, because Pillow takes the source box in single precision.
+    may differ by one level from the whole resize.
     """
     width, height = resized_size(*image.size, short_side)
     if width * height <= _MAX_RESIZED_PIXELS:
         resized = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
         return resized.crop((left, top, left + side, top + side))
+    # The source of the square with what the bicubic kernel reaches around it, cut out first: float32 box
+    # coordinates are too coarse far from the origin.
     across, down = image.size[0] / width, image.size[1] / height
+    reach_x, reach_y = math.ceil(2 * max(across, 1)) + 1, math.ceil(2 * max(down, 1)) + 1
     box = (left * across, top * down, (left + side) * across, (top + side) * down)
-    return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
+    first_x, first_y = max(0, math.floor(box[0]) - reach_x), max(0, math.floor(box[1]) - reach_y)
+    last_x, last_y = min(image.size[0], math.ceil(box[2]) + reach_x), min(image.size[1], math.ceil(box[3]) + reach_y)
+    source = image.crop((first_x, first_y, last_x, last_y))
+    box = (
+        box[0] - first_x,
+        box[1] - first_y,
+        min(box[2] - first_x, source.size[0]),
+        min(box[3] - first_y, source.size[1]),
+    )
+    return source.resize((side, side), Image.Resampling.BICUBIC, box=box)
 
 
 def preprocess_image(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
