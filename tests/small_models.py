@@ -45,9 +45,8 @@ def make_config(context_length: int = 16, **changes: Any) -> CLIPConfig:
 def make_params(config: CLIPConfig, seed: int = 0) -> dict[str, Any]:
     """Every value random, norms and biases too, so that no two tensors can be exchanged unseen."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda leaf: rng.normal(0.5, 0.3, leaf.shape).astype(np.float32), clip.build(config).abstract_params()
-    )
+    params = jax.jit(clip.build(config).init)(jax.random.key(seed))
+    return jax.tree.map(lambda leaf: np.asarray(leaf) + rng.normal(0, 0.1, leaf.shape).astype(np.float32), params)
 
 
 def make_model(seed: int = 0) -> LoadedModel:
@@ -89,18 +88,12 @@ def make_torch_model(
     return model
 
 
-def save_small_files(folder: Path, model: transformers.CLIPModel) -> None:
-    """Everything of a Hugging Face folder but the weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    context_length = model.config.text_config.max_position_embeddings
-    make_tokenizer(context_length).save(folder)
-    model.config.save_pretrained(folder)
-    settings = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "do_normalize": True}
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-
-
 def save_torch_folder(folder: Path, model: transformers.CLIPModel) -> Path:
     """The folder as transformers itself saves it (model.safetensors), with tokenizer and image settings."""
-    save_small_files(folder, model)
+    folder.mkdir(parents=True, exist_ok=True)
+    text_config: Any = model.config.text_config
+    make_tokenizer(text_config.max_position_embeddings).save(folder)
+    settings = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "do_normalize": True}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     model.save_pretrained(folder)
     return folder

@@ -1,0 +1,74 @@
+"""A folder written here loads in transformers 4.40, 4.57 and 5.x and gives the same ids, pixels and features there.
+
+Each version lives in an environment of its own (``requirements-*.txt`` beside this file); ``PLIP_JAX_COMPAT_PYTHONS``
+lists their interpreters, separated by colons. The transformers of the test environment itself is always checked.
+"""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_models import CAPTIONS, make_model
+
+from plip_jax.api import PLIP
+from plip_jax.data.image import normalize_pixels, preprocess_image
+from plip_jax.export import export
+
+SCRIPT = Path(__file__).with_name("check_hf_folder.py")
+PYTHONS = [path for path in os.environ.get("PLIP_JAX_COMPAT_PYTHONS", "").split(":") if path]
+TEXTS = [*CAPTIONS, "", "mucus " * 40, "Déjà vu: 腺癌 \N{MICROSCOPE} it's 20x"]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An exported folder, and the file of what transformers must make of it."""
+    scratch = tmp_path_factory.mktemp("compat")
+    loaded = make_model()
+    folder = export(loaded, scratch / "hf")
+    model = PLIP.from_pretrained(folder, batch_size=8)
+    # Neither square nor of the model's size, so that resizing and cropping show.
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (57, 83, 3), np.uint8))
+    png = io.BytesIO()
+    image.save(png, "PNG")
+    pixels = normalize_pixels(preprocess_image(image, loaded.preprocessing), loaded.preprocessing)
+    np.savez(
+        scratch / "expected.npz",
+        texts=np.array(TEXTS),
+        image_png=np.frombuffer(png.getvalue(), np.uint8),
+        input_ids=loaded.tokenizer(TEXTS),
+        pixel_values=pixels.transpose(2, 0, 1)[None],
+        image_features=model.encode_images(image),
+        text_features=model.encode_text(TEXTS),
+    )
+    return folder, scratch / "expected.npz"
+
+
+def _check(python: str, written: tuple[Path, Path]) -> dict[str, object]:
+    run = subprocess.run(
+        [python, SCRIPT, *written],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert run.returncode == 0, f"{python} exited with {run.returncode}:\n{run.stdout}\n{run.stderr[-4000:]}"
+    report = json.loads(run.stdout.splitlines()[-1])
+    print(report)
+    return report
+
+
+def test_this_environments_transformers_reads_the_folder(written: tuple[Path, Path]) -> None:
+    assert _check(sys.executable, written)["good"]
+
+
+@pytest.mark.skipif(not PYTHONS, reason="PLIP_JAX_COMPAT_PYTHONS lists no interpreters (.ci/run builds and lists them)")
+@pytest.mark.parametrize("python", PYTHONS or ["none"])
+def test_other_versions_of_transformers_read_the_folder(python: str, written: tuple[Path, Path]) -> None:
+    assert _check(python, written)["good"]

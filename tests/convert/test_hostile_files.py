@@ -1,0 +1,335 @@
+"""Damaged, lying and malicious weights files: each gives an error that names the file, and nothing is executed."""
+
+import io
+import json
+import os
+import pickle
+import shutil
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+from small_models import make_torch_model, save_torch_folder
+
+from plip_jax.convert.hf import read_hf
+from plip_jax.convert.hf_config import HFConfigError
+from plip_jax.convert.msgpack_file import read_msgpack_file
+from plip_jax.convert.names import WeightsError
+from plip_jax.convert.safetensors_file import read_safetensors_file, read_safetensors_shards
+from plip_jax.convert.torch_file import read_torch_file
+
+# ---- safetensors ----------------------------------------------------------------------------------------------------
+
+
+def _safetensors(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def _entry(shape: Any = (2,), begin: Any = 0, end: Any = 8, dtype: Any = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+SAFETENSORS = {
+    "empty file": b"",
+    "cut in the length": b"\x08\0\0",
+    "header longer than the file": _safetensors({}, length=1 << 40),
+    "header of 2^64 - 1 bytes": _safetensors({}, length=(1 << 64) - 1),
+    "no JSON": _safetensors(b"{{{{"),
+    "JSON too deep": _safetensors(b"[" * 200_000),
+    "not UTF-8": _safetensors(b"\xff\xfe{}"),
+    "a list": _safetensors([]),
+    "entry is a number": _safetensors({"a": 3}),
+    "no offsets": _safetensors({"a": {"dtype": "F32", "shape": [2]}}, bytes(8)),
+    "offsets beyond the file": _safetensors({"a": _entry([2], 0, 8)}, bytes(4)),
+    "offsets reversed": _safetensors({"a": _entry([2], 8, 0)}, bytes(8)),
+    "negative offset": _safetensors({"a": _entry([2], -8, 0)}, bytes(8)),
+    "offset is a string": _safetensors({"a": _entry([2], "0", 8)}, bytes(8)),
+    "shape larger than the bytes": _safetensors({"a": _entry([3])}, bytes(8)),
+    "shape overflows 64 bits": _safetensors({"a": _entry([1 << 33, 1 << 33])}, bytes(8)),
+    "negative shape": _safetensors({"a": _entry([-1, -2])}, bytes(8)),
+    "shape of floats": _safetensors({"a": _entry([2.0])}, bytes(8)),
+    "unknown type": _safetensors({"a": _entry(dtype="F8_E4M3")}, bytes(8)),
+    "overlap": _safetensors({"a": _entry(), "b": _entry([2], 4, 12)}, bytes(12)),
+    "gap": _safetensors({"a": _entry(), "b": _entry([2], 12, 20)}, bytes(20)),
+    "bytes left over": _safetensors({"a": _entry()}, bytes(12)),
+}
+
+
+@pytest.mark.parametrize("name", SAFETENSORS)
+def test_safetensors(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(SAFETENSORS[name])
+    with pytest.raises(WeightsError, match=r"model\.safetensors"):
+        read_safetensors_file(path)
+
+
+def test_a_sound_safetensors_file_is_read(tmp_path: Path) -> None:
+    """The counterpart of the cases above: the same builder, nothing wrong."""
+    (tmp_path / "a").write_bytes(
+        _safetensors({"__metadata__": {"x": "y"}, "a": _entry()}, np.float32([1, 2]).tobytes())
+    )
+    np.testing.assert_array_equal(read_safetensors_file(tmp_path / "a")["a"], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ("[]", "weight_map"),
+        ("{", "weight_map"),
+        ('{"weight_map": {"a": 1}}', "file names"),
+        ('{"weight_map": {"a": "absent.safetensors"}}', "absent.safetensors"),
+        ('{"weight_map": {"a": "../part.safetensors"}}', "not of files beside it"),
+        ('{"weight_map": {"a": "/etc/passwd"}}', "not of files beside it"),
+        ('{"weight_map": {"b": "part.safetensors"}}', r"lacks \['b'\] and holds, unlisted, \['a'\]"),
+    ],
+)
+def test_index_of_shards(tmp_path: Path, index: str, message: str) -> None:
+    safetensors.numpy.save_file({"a": np.zeros(2, np.float32)}, tmp_path / "part.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(WeightsError, match=message):
+        read_safetensors_shards(tmp_path / "model.safetensors.index.json")
+
+
+# ---- flax_model.msgpack ---------------------------------------------------------------------------------------------
+
+
+def _ndarray(shape: Any, dtype: Any, data: Any, code: int = 1) -> msgpack.ExtType:
+    return msgpack.ExtType(code, msgpack.packb((shape, dtype, data)))
+
+
+MSGPACK = {
+    "empty file": b"",
+    "not msgpack": b"\xc1" * 20,
+    "a number": msgpack.packb(3),
+    "a list": msgpack.packb([1, 2]),
+    "a string leaf": msgpack.packb({"a": "x"}),
+    "numbers as keys": msgpack.packb({1: _ndarray([1], "float32", bytes(4))}),
+    "two documents": msgpack.packb({}) + msgpack.packb({}),
+    "cut short": msgpack.packb({"a": _ndarray([2], "float32", bytes(8))})[:-3],
+    "array of 2^32 - 1 announced": b"\xdd\xff\xff\xff\xff",
+    "too deep": b"\x81\xa1a" * 100_000 + b"\xc0",
+    "shape larger than the bytes": msgpack.packb({"a": _ndarray([9], "float32", bytes(8))}),
+    "shape overflows": msgpack.packb({"a": _ndarray([1 << 40, 1 << 40], "float32", bytes(8))}),
+    "negative shape": msgpack.packb({"a": _ndarray([-1], "float32", bytes(8))}),
+    "objects": msgpack.packb({"a": _ndarray([1], "object", bytes(8))}),
+    "type is no string": msgpack.packb({"a": _ndarray([1], 4, bytes(4))}),
+    "bytes are a list": msgpack.packb({"a": _ndarray([1], "float32", [1])}),
+    "complex": msgpack.packb({"a": msgpack.ExtType(2, msgpack.packb((1.0, 2.0)))}),
+    "unknown extension": msgpack.packb({"a": msgpack.ExtType(42, b"x")}),
+    "extension is no msgpack": msgpack.packb({"a": msgpack.ExtType(1, b"\xc1")}),
+    "chunk missing": msgpack.packb(
+        {
+            "a": {
+                "__msgpack_chunked_array__": True,
+                "shape": {"0": 2},
+                "chunks": {"1": _ndarray([2], "float32", bytes(8))},
+            }
+        }
+    ),
+    "chunks of another shape": msgpack.packb(
+        {
+            "a": {
+                "__msgpack_chunked_array__": True,
+                "shape": {"0": 3},
+                "chunks": {"0": _ndarray([2], "float32", bytes(8))},
+            }
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MSGPACK)
+def test_msgpack(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "flax_model.msgpack"
+    path.write_bytes(MSGPACK[name])
+    with pytest.raises(WeightsError, match=r"flax_model\.msgpack"):
+        read_msgpack_file(path)
+
+
+# ---- pytorch_model.bin ----------------------------------------------------------------------------------------------
+
+
+class _Runs:
+    """Unpickling this with pickle calls a function with the arguments."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.function, self.arguments
+
+
+class _Code:
+    """Takes part in a pickle by name."""
+
+
+class _StoragePickler(pickle.Pickler):
+    """Writes `_Stored` as torch writes a storage."""
+
+    def persistent_id(self, obj: Any) -> Any:
+        return obj.persistent if isinstance(obj, _Stored) else None
+
+
+class _Stored:
+    def __init__(self, *persistent: Any):
+        self.persistent = persistent
+
+
+STORAGE = _Stored("storage", torch.FloatStorage, "0", "cpu", 4)
+
+
+def _tensor(*arguments: Any, storage: Any = STORAGE) -> Any:
+    return _Runs(torch._utils._rebuild_tensor_v2, storage, *arguments, False, OrderedDict())
+
+
+def _pickled(state: Any) -> bytes:
+    stream = io.BytesIO()
+    _StoragePickler(stream, protocol=2).dump(state)
+    return stream.getvalue()
+
+
+def _archive(data_pkl: bytes, compression: int = zipfile.ZIP_STORED, **entries: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", data_pkl)
+        archive.writestr("archive/data/0", np.arange(4, dtype=np.float32).tobytes())
+        for name, content in entries.items():
+            archive.writestr(f"archive/{name}", content)
+    return stream.getvalue()
+
+
+def _saved(state: Any, *, legacy: bool = False) -> bytes:
+    stream = io.BytesIO()
+    torch.save(state, stream, _use_new_zipfile_serialization=not legacy)
+    return stream.getvalue()
+
+
+MARKER = "PLIP_JAX_TEST_EXECUTED"
+GOOD = _archive(_pickled({"a": _tensor(0, (2, 2), (2, 1))}))
+TORCH: dict[str, tuple[bytes, str]] = {
+    "empty file": (b"", "begins with"),
+    "cut to the half": (GOOD[: len(GOOD) // 2], "damaged"),
+    "cut by one byte": (GOOD[:-1], "damaged"),
+    "a flipped byte of a tensor": (GOOD.replace(np.float32(3).tobytes(), np.float32(5).tobytes(), 1), "damaged"),
+    "of before PyTorch 1.6": (_saved({"a": torch.zeros(2)}, legacy=True), "older PyTorch"),
+    "os.system": (_archive(_pickled({"a": _Runs(os.system, "touch " + MARKER)})), r"posix\.system|nt\.system"),
+    "builtins.eval": (_archive(_pickled(_Runs(eval, "1"))), r"__builtin__\.eval"),
+    "builtins.getattr": (_archive(_pickled(_Runs(getattr, OrderedDict, "update"))), "getattr"),
+    "a class of anyone": (_archive(_pickled({"a": _Code()})), r"copy_reg\._reconstructor|_Code"),
+    "numpy's rebuild": (_archive(_pickled({"a": np.zeros(2)})), "numpy"),
+    "a whole torch module": (_saved(torch.nn.Linear(2, 2)), r"torch\.nn"),
+    "putenv as a string opcode": (_archive(b"cos\nputenv\n(S'" + MARKER.encode() + b"'\nS'1'\ntR."), r"os\.putenv"),
+    "INST opcode": (_archive(b"(S'1'\nios\nsystem\n."), "refused"),
+    "NEWOBJ opcode": (_archive(b"\x80\x02ccollections\nOrderedDict\n)\x81."), "NEWOBJ"),
+    "STACK_GLOBAL opcode": (_archive(b"\x80\x04\x8c\x02os\x8c\x06system\x93."), "STACK_GLOBAL"),
+    "extension registry": (_archive(b"\x80\x02\x82\x01."), "EXT1"),
+    "state on a class": (_archive(b"\x80\x02ccollections\nOrderedDict\n}b."), "state"),
+    "OrderedDict with arguments": (_archive(b"\x80\x02ccollections\nOrderedDict\n]\x85R."), "1 arguments"),
+    "calling a string": (_archive(b"\x80\x02X\x01\0\0\0a)R."), "unexpected str"),
+    "no end": (_archive(b"\x80\x02}"), "data.pkl|damaged"),
+    "empty pickle": (_archive(b""), "data.pkl|damaged"),
+    "empty stack": (_archive(b"\x80\x02}s."), "damaged"),
+    "unset memo": (_archive(b"\x80\x02h\x07."), "damaged"),
+    "string longer than the pickle": (_archive(b"\x80\x02X\xff\xff\xff\x7fabc."), "damaged"),
+    "a list": (_archive(_pickled([1, 2])), "dict of tensors, got list"),
+    "numbers beside tensors": (_archive(_pickled({"a": _tensor(0, (4,), (1,)), "step": 7})), "'step': int"),
+    "nested dicts": (_archive(_pickled({"state_dict": {"a": 1}})), "'state_dict': dict"),
+    "shape beyond the storage": (_archive(_pickled({"a": _tensor(0, (5,), (1,))})), "reach beyond"),
+    "strides beyond the storage": (_archive(_pickled({"a": _tensor(0, (2, 2), (4, 1))})), "reach beyond"),
+    "offset beyond the storage": (_archive(_pickled({"a": _tensor(4, (1,), (1,))})), "reach beyond"),
+    "expanded to a terabyte": (_archive(_pickled({"a": _tensor(0, (1 << 38,), (0,))})), "reach beyond"),
+    "shape overflows 64 bits": (_archive(_pickled({"a": _tensor(0, (1 << 62, 1 << 62), (0, 0))})), "reach beyond"),
+    "negative stride": (_archive(_pickled({"a": _tensor(3, (4,), (-1,))})), "a tensor with offset"),
+    "negative offset": (_archive(_pickled({"a": _tensor(-1, (1,), (1,))})), "a tensor with offset"),
+    "strides of another rank": (_archive(_pickled({"a": _tensor(0, (2, 2), (1,))})), "a tensor with offset"),
+    "shape of strings": (_archive(_pickled({"a": _tensor(0, ("2",), (1,))})), "a tensor with offset"),
+    "storage is no storage": (_archive(_pickled({"a": _tensor(0, (1,), (1,), storage=3)})), "a tensor with offset"),
+    "storage larger than its file": (
+        _archive(
+            _pickled({"a": _tensor(0, (1,), (1,), storage=_Stored("storage", torch.FloatStorage, "0", "cpu", 9))})
+        ),
+        "9 float32 announced",
+    ),
+    "storage of doubles": (_saved({"a": torch.zeros(2, dtype=torch.float64)}), r"torch\.DoubleStorage"),
+    "storage elsewhere": (
+        _archive(
+            _pickled({"a": _tensor(0, (1,), (1,), storage=_Stored("storage", torch.FloatStorage, "../0", "cpu", 4))})
+        ),
+        "storage key",
+    ),
+    "storage absent": (
+        _archive(
+            _pickled({"a": _tensor(0, (1,), (1,), storage=_Stored("storage", torch.FloatStorage, "7", "cpu", 4))})
+        ),
+        "damaged",
+    ),
+    "persistent id of another kind": (
+        _archive(_pickled({"a": _tensor(0, (1,), (1,), storage=_Stored("module", "x"))})),
+        "persistent id",
+    ),
+    "compressed": (_archive(_pickled({}), zipfile.ZIP_DEFLATED), "compressed"),
+    "big-endian": (_archive(_pickled({}), byteorder=b"big"), "little-endian"),
+    "no data.pkl": (_archive(b"").replace(b"data.pkl", b"data.txt"), "data.pkl"),
+}
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_torch(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    content, message = TORCH[name]
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=message) as raised:
+        read_torch_file(path)
+    assert "pytorch_model.bin" in str(raised.value)
+    assert not (tmp_path / MARKER).exists()
+    assert MARKER not in os.environ
+
+
+def test_a_sound_torch_file_is_read(tmp_path: Path) -> None:
+    """The counterpart of the cases above: the same builder, nothing wrong."""
+    (tmp_path / "a").write_bytes(GOOD)
+    np.testing.assert_array_equal(read_torch_file(tmp_path / "a")["a"], [[0, 1], [2, 3]])
+
+
+def test_entries_that_claim_more_than_the_file(tmp_path: Path) -> None:
+    central = GOOD.index(b"PK\x01\x02")
+    # Offset 24 of a central directory entry: the uncompressed size.
+    lying = GOOD[: central + 24] + struct.pack("<I", 0x7FFFFFFF) + GOOD[central + 28 :]
+    (tmp_path / "a").write_bytes(lying)
+    with pytest.raises(WeightsError, match="claims more than"):
+        read_torch_file(tmp_path / "a")
+
+
+# ---- whole folders --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sound_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_torch_folder(tmp_path_factory.mktemp("sound") / "hf", make_torch_model())
+
+
+def test_a_config_that_lies_about_sizes_allocates_nothing(sound_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(sound_folder, tmp_path / "hf"))
+    values = json.loads((folder / "config.json").read_text())
+    values["text_config"] |= {"hidden_size": 1 << 20, "num_hidden_layers": 256, "intermediate_size": 1 << 20}
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(WeightsError, match="tensors do not fit"):
+        read_hf(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"null", b"[" * 100_000])
+def test_a_config_that_is_no_json_object(sound_folder: Path, tmp_path: Path, content: bytes) -> None:
+    folder = Path(shutil.copytree(sound_folder, tmp_path / "hf"))
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(HFConfigError, match=r"config\.json: expected a JSON object"):
+        read_hf(folder)
