@@ -17,7 +17,7 @@ class ExamplesError(ValueError):
 
 
 class ClassFolders(Sequence[Record]):
-    """Images in class folders as records: id and group are the path relative to the root, label the class folder's name.
+    """Images in class folders as records: the id is the path below the root, the label the class folder's name.
 
     Attributes:
         path: The folder of class folders.
@@ -53,7 +53,7 @@ def open_examples(path: str | Path, split: str | None = None) -> Sequence[Record
         split: Of a records folder; None takes its only split.
 
     Raises:
-        ExamplesError: Neither kind of folder, no image in it, or several splits and none named.
+        ExamplesError: Neither kind of folder, no image in it, or splits and none named.
         RecordError: The records folder has no such split, or is damaged.
     """
     path = Path(path)
@@ -64,10 +64,16 @@ def open_examples(path: str | Path, split: str | None = None) -> Sequence[Record
     root = path if split is None else path / split
     if not root.is_dir():
         raise ExamplesError(f"{path} has no folder {split!r}; found {_listing(path)}. {_EXPECTED}")
+    folders = [entry for entry in _visible(root) if entry.is_dir()]
+    if split is None and _are_splits(folders):
+        names = [folder.name for folder in folders]
+        raise ExamplesError(
+            f"The folders {', '.join(names)} of {path} hold class folders of their own, so they look like splits: "
+            f"say which with split, e.g. split={names[0]!r}"
+        )
     files = [
         (folder.name, file)
-        for folder in _visible(root)
-        if folder.is_dir()
+        for folder in folders
         for file in sorted(_images(folder), key=lambda file: file.relative_to(root).as_posix())
     ]
     if not files:
@@ -90,6 +96,18 @@ def _only_split(path: Path) -> str:
     return splits[0]
 
 
+def _are_splits(folders: Sequence[Path]) -> bool:
+    """Say whether folders are splits and not classes: no image directly in them, and the same class folders in all."""
+    below = [[entry for entry in _visible(folder) if entry.is_dir() or _is_image(entry)] for folder in folders]
+    if not folders or not all(entries and all(entry.is_dir() for entry in entries) for entries in below):
+        return False
+    return bool(set.intersection(*({entry.name for entry in entries} for entries in below)))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
 def _visible(folder: Path) -> list[Path]:
     """Return what is in a folder, sorted by name, without what file managers and archivers leave behind."""
     return sorted(
@@ -103,7 +121,7 @@ def _images(folder: Path) -> list[Path]:
     for entry in _visible(folder):
         if entry.is_dir():
             found.extend(_images(entry))
-        elif entry.suffix.lower() in IMAGE_SUFFIXES:
+        elif _is_image(entry):
             found.append(entry)
     return found
 
