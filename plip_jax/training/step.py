@@ -76,7 +76,7 @@ def make_train_step(
         metrics = {
             "loss": loss,
             **metrics,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "logit_scale": jnp.exp(params["logit_scale"]),
             "learning_rate": learning_rate(state.step),
         }

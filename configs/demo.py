@@ -1,0 +1,99 @@
+"""The embedded default: a small CLIP from scratch on simulated tissue, two CPU cores, about two minutes.
+
+All numbers are ours, chosen on the simulated validation captions for what two cores learn in two minutes. ``:smoke``
+is the same in a few steps.
+"""
+
+from ml_collections import ConfigDict
+
+_RECORDS = "demo_out/records"  # where `make demo` writes the simulated tissue
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    if variant not in ("", "smoke"):
+        raise ValueError(f"expected no variant or 'smoke', got {variant!r}")
+    config = ConfigDict(
+        {
+            "seed": 0,
+            "model": ConfigDict(
+                {
+                    "preset": "demo",
+                    "init_from": "",  # from scratch; a folder or a hub id fine-tunes that model
+                    "tokenizer": "",  # "" learns a vocabulary from the captions
+                    "compute_dtype": "float32",
+                    "remat": False,
+                    "patch_dropout": 0.0,
+                }
+            ),
+            "data": ConfigDict(
+                {
+                    "sources": ConfigDict(
+                        {"tissue": ConfigDict({"path": _RECORDS, "weight": None, "split": "train"})},
+                    ),
+                    "global_batch_size": 64,
+                    "augmentation": "light",
+                    "num_workers": 0,
+                    "prefetch": 4,  # batches
+                    "on_bad_image": "error",
+                }
+            ),
+            "loss": ConfigDict({"name": "contrastive"}),
+            "optim": ConfigDict(
+                {
+                    "learning_rate": 1e-3,
+                    "warmup_steps": 50,
+                    "schedule": "cosine",
+                    "b1": 0.9,
+                    "b2": 0.98,  # CLIP's for training from scratch (Radford et al. 2021, table 18)
+                    "eps": 1e-6,  # the same
+                    "weight_decay": 0.1,
+                    "decay_mask": "matrices",
+                    "clip_norm": 1.0,
+                }
+            ),
+            "train": ConfigDict(
+                {
+                    "epochs": 10.0,
+                    "steps": 0,
+                    "stop_at_step": 0,
+                    "eval_interval_steps": 200,
+                    "checkpoint_interval_steps": 0,
+                    "log_interval_steps": 20,
+                }
+            ),
+            "eval": ConfigDict(
+                {
+                    "batch_size": 64,
+                    "tasks": ConfigDict(
+                        {
+                            "tissue": ConfigDict(
+                                {
+                                    "type": "zero_shot",
+                                    "data": _RECORDS,
+                                    "split": "test",
+                                    "prompts": "simulated",
+                                    "missing_classes": "error",
+                                }
+                            ),
+                            "captions": ConfigDict(
+                                {"type": "retrieval", "data": _RECORDS, "split": "test", "relevance": "caption"}
+                            ),
+                        }
+                    ),
+                }
+            ),
+            "checkpoint": ConfigDict(
+                {"keep": 2, "best_metric": "eval/captions/text_to_image_recall@10", "best_mode": "max"}
+            ),
+            "logging": ConfigDict({"tensorboard": False, "wandb": False}),
+        }
+    )
+    if variant == "smoke":
+        config.model.preset = "tiny"
+        config.data.global_batch_size = 16
+        config.optim.warmup_steps = 2
+        config.train.steps = 8
+        config.train.eval_interval_steps = 4
+        config.train.log_interval_steps = 1
+        config.eval.batch_size = 16
+    return config
