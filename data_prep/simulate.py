@@ -4,9 +4,9 @@
 
 Owns what is drawn and said. A tile shows a tissue in one of its variants, perhaps a second tissue in part of the field,
 in the stain of its slide; its captions say so in several wordings. About a fifth of the combinations (tissue,
-variant, second tissue) are held out: they occur in the test split and nowhere else, while each pair of the three
-occurs in training. So the test asks for what was learned, not for what was seen. A tile is a pure function of
-(seed, split, index, size), whatever the number of processes. Pictures: `data_prep.tissue`.
+variant, second tissue) are held out: they make up the test split and occur nowhere else, while training shows
+every tissue in each of its variants and beside each second tissue. So the test asks for what was learned, not for
+what was seen. A tile is a pure function of (seed, split, index, size). Pictures: `data_prep.tissue`.
 """
 
 import argparse
@@ -78,10 +78,10 @@ _SECONDS: dict[str | None, tuple[str, tuple[str, ...]]] = {
 _STROMAL = ("stroma", "adenocarcinoma", "vessel")
 
 _LAYOUT_WORDS: dict[str, tuple[str, ...]] = {
-    "edge": ("along one edge", "at the margin"),
-    "corner": ("in one corner", "in the corner"),
-    "band": ("as a band across the field", "crossing it as a band"),
-    "centre": ("in the centre", "as a central focus"),
+    "edge": ("along one edge", "at the margin", "at the periphery"),
+    "corner": ("in one corner", "in the corner", "filling one corner"),
+    "band": ("as a band across the field", "crossing it as a band", "as a strip through the middle"),
+    "centre": ("in the centre", "as a central focus", "surrounded on all sides"),
 }
 
 _OPENINGS = ("An H&E image of", "A photomicrograph of", "Haematoxylin and eosin:", "Microscopic view of", "Biopsy with")
@@ -96,9 +96,9 @@ _HEADINGS = (
 
 # name -> (strength of the dyes, words)
 _STAINS: dict[str, tuple[float, tuple[str, ...]]] = {
-    "pale": (0.60, ("pale stain", "weakly stained")),
-    "usual": (1.00, ("standard stain", "well stained")),
-    "dark": (1.55, ("dark stain", "strongly stained")),
+    "pale": (0.60, ("pale stain", "weakly stained", "faintly coloured")),
+    "usual": (1.00, ("standard stain", "well stained", "regular colour")),
+    "dark": (1.55, ("dark stain", "strongly stained", "deeply coloured")),
 }
 
 
@@ -135,7 +135,7 @@ def combinations(tissue: str, split: str) -> tuple[tuple[str, str | None], ...]:
         for other, second in enumerate(_SECONDS):
             if second == tissue or (second == "stroma" and tissue in _STROMAL):
                 continue
-            # 2 * place: for one second tissue at most one variant is held out, so each pair is seen in training.
+            # 2 * place: beside one second tissue at most one variant is held out, so training shows the pair.
             is_held_out = (2 * place + other + first) % 5 == 0
             if is_held_out == (split == "test"):
                 pairs.append((variant, second))

@@ -137,7 +137,7 @@ class Tokenizer:
             self.bot_token_id,
             self.eot_token_id,
             self.pad_token_id,
-            sorted(self._backend.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])[-16:],
+            sorted((index, token.content) for index, token in self._backend.get_added_tokens_decoder().items()),
             self(_PROBE)[0].tolist(),
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
