@@ -9,10 +9,11 @@ import csv
 import dataclasses
 import functools
 import io
+import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ from plip_jax.config_file import parse_config_args
 from plip_jax.convert.load import LoadedModel, load_model
 from plip_jax.data.examples import open_examples
 from plip_jax.data.image import ImageError, Preprocessing, decode_image, preprocess_image
-from plip_jax.evaluation import report
-from plip_jax.evaluation.embeddings import Embeddings, EvaluationError
+from plip_jax.evaluation import report, suite
+from plip_jax.evaluation.embeddings import EvaluationError
 from plip_jax.evaluation.examples import Examples
-from plip_jax.evaluation.tasks import Task, TaskConfig, TaskResult, make_task
+from plip_jax.evaluation.tasks import TaskResult
 from plip_jax.training.checkpoint import Which
 
 # Of evaluation.json: changes when a reader of the older layout would misread the newer one.
@@ -57,47 +58,13 @@ class EvaluateConfig:
     allow_absent: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class PlannedTask:
-    """A block of ``config.tasks``, checked.
-
-    Attributes:
-        name: of the block.
-        task: its type.
-        config: the settings of its type.
-        data: folder of class folders, or of records.
-        split: of the data; "" for the folder itself.
-    """
-
-    name: str
-    task: Task
-    config: TaskConfig
-    data: str
-    split: str
-
-
-def plan_tasks(config: EvaluateConfig) -> tuple[list[PlannedTask], dict[str, str]]:
-    """Read the tasks: what can be run, and for each task without data what to do.
+def plan(config: EvaluateConfig) -> tuple[list[suite.PlannedTask], dict[str, str]]:
+    """What can be run, and what is absent.
 
     Raises:
         EvaluationError: a wrong task, an absent one unless ``allow_absent``, or nothing to run.
     """
-    planned: list[PlannedTask] = []
-    absent: dict[str, str] = {}
-    for name, block in config.tasks.items():
-        settings = {key: tuple(value) if isinstance(value, list) else value for key, value in block.items()}
-        missing = [key for key in ("type", "data", "split") if key not in settings]
-        if missing:
-            raise EvaluationError(f"config.tasks.{name}: expected type, data and split, {', '.join(missing)} not there")
-        type_name, data, split = (str(settings.pop(key)) for key in ("type", "data", "split"))
-        try:
-            task, task_config = make_task(type_name, settings)
-        except EvaluationError as error:
-            raise EvaluationError(f"config.tasks.{name}: {error}") from error
-        if data:
-            planned.append(PlannedTask(name, task, task_config, data, split))
-        else:
-            absent[name] = f"no data; give a folder with --config.tasks.{name}.data=DIR"
+    planned, absent = suite.plan_tasks(config.tasks)
     listed = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
     if absent and not config.allow_absent:
         raise EvaluationError(f"{listed}; or report such sets as absent with --config.allow_absent=true")
@@ -106,48 +73,10 @@ def plan_tasks(config: EvaluateConfig) -> tuple[list[PlannedTask], dict[str, str
     return planned, absent
 
 
-def open_data(planned: Sequence[PlannedTask]) -> dict[tuple[str, str], Examples]:
-    """Open each split once, and check every task against it before a model is loaded."""
-    opened: dict[tuple[str, str], Examples] = {}
-    for item in planned:
-        key = item.data, item.split
-        if key not in opened:
-            opened[key] = Examples.from_records(open_examples(item.data, item.split or None))
-        try:
-            item.task.check(item.config, opened[key])
-        except EvaluationError as error:
-            raise EvaluationError(f"{item.name} ({item.data} {item.split}): {error}") from error
-    return opened
-
-
-def evaluate(
-    planned: Sequence[PlannedTask],
-    data: Mapping[tuple[str, str], Examples],
-    *,
-    encode_images: Callable[[Iterable[bytes]], np.ndarray],
-    encode_text: Callable[[Sequence[str]], np.ndarray],
-) -> dict[str, TaskResult]:
-    """Run the tasks; the images of a split that several tasks share are embedded once."""
-
-    @functools.cache
-    def embeddings_of(key: tuple[str, str]) -> Embeddings:
-        try:
-            return data[key].embed(encode_images)
-        except ImageError as error:
-            raise EvaluationError(_name_bad_images(data[key], error)) from error
-
-    results: dict[str, TaskResult] = {}
-    for item in planned:
-        key = item.data, item.split
-        embed_images = functools.partial(embeddings_of, key)
-        results[item.name] = item.task.run(item.config, data[key], embed_images, encode_text)
-    return results
-
-
-def _name_bad_images(examples: Examples, error: ImageError) -> str:
+def _name_bad_images(data: Iterable[Examples], error: ImageError) -> str:
     """The encoder knows an image by its place; say which records cannot be read, all of them."""
     reasons = []
-    for record in examples.records:
+    for record in itertools.chain.from_iterable(examples.records for examples in data):
         try:
             decode_image(record.image, name=record.id)
         except ImageError as reason:
@@ -155,13 +84,13 @@ def _name_bad_images(examples: Examples, error: ImageError) -> str:
     if not reasons:
         return str(error)
     more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
-    return f"{len(reasons)} of {len(examples.ids)} images cannot be read: {'; '.join(reasons[:5])}{more}"
+    return f"{len(reasons)} images cannot be read: {'; '.join(reasons[:5])}{more}"
 
 
 def make_evaluation(
     model: LoadedModel,
     config: EvaluateConfig,
-    planned: Sequence[PlannedTask],
+    planned: Sequence[suite.PlannedTask],
     absent: Mapping[str, str],
     results: Mapping[str, TaskResult],
 ) -> dict[str, Any]:
@@ -253,12 +182,12 @@ def _which(text: str) -> Which:
 
 
 def _run(checkpoint: str, which: Which, config: EvaluateConfig, out: Path) -> None:
-    planned, absent = plan_tasks(config)
-    data = open_data(planned)
+    planned, absent = plan(config)
+    data = suite.open_data(planned, open_examples)
     for name, reason in absent.items():
         print(f"{name}: absent ({reason})")
     for item in planned:
-        print(f"{item.name}: {len(data[item.data, item.split].ids):,} examples of {item.data} {item.split}".rstrip())
+        print(f"{item.name}: {len(data[item.source].ids):,} examples of {' '.join(item.source)}".rstrip())
     model = load_model(checkpoint, which=which)
     print(f"model: {model.weights_file} of {model.source} (sha256 {model.weights_hash[:16]}…)", flush=True)
     encoder = Encoder(
@@ -269,14 +198,17 @@ def _run(checkpoint: str, which: Which, config: EvaluateConfig, out: Path) -> No
         batch_size=config.batch_size,
     )
     params = encoder.put_params(model.params)
-    results = evaluate(
-        planned,
-        data,
-        encode_images=functools.partial(encoder.encode_images, params, progress=sys.stderr.isatty()),
-        encode_text=functools.partial(encoder.encode_text, params),
-    )
+    try:
+        results = suite.evaluate(
+            planned,
+            data,
+            encode_images=functools.partial(encoder.encode_images, params, progress=sys.stderr.isatty()),
+            encode_text=functools.partial(encoder.encode_text, params),
+        )
+    except ImageError as error:
+        raise EvaluationError(_name_bad_images(data.values(), error)) from error
     evaluation = make_evaluation(model, config, planned, absent, results)
-    files = write_report(out, evaluation, results, {item.name: data[item.data, item.split] for item in planned})
+    files = write_report(out, evaluation, results, {item.name: data[item.source] for item in planned})
     print(f"\n{report.markdown(evaluation)}")
     for path in files:
         print(f"wrote {path}")

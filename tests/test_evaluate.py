@@ -238,45 +238,18 @@ def test_every_image_that_cannot_be_read_is_named_and_nothing_is_written(checkpo
     ]
     assert program.main(argv) == 1
     message = capsys.readouterr().err
-    assert "2 of 4 images cannot be read" in message
+    assert "2 images cannot be read" in message
     assert "ADI/b.png" in message
     assert "ADI/c.png" in message
     assert not (tmp_path / "out").exists()
 
 
-def test_a_split_that_tasks_share_is_embedded_once(records_folder, tmp_path):
-    prompts = {"name": "p", "source": "s", "classes": {"a": ["x"], "b": ["y"]}, "templates": ["{}"]}
-    (tmp_path / "p.json").write_text(json.dumps(prompts))
-    with RecordsWriter(tmp_path / "shared") as writer:
-        for index in range(4):
-            writer.write(Record(f"r{index}", draw(index), (f"caption {index}",), label="ab"[index % 2]))
-    block = {"data": str(tmp_path / "shared"), "split": "train"}
-    config = program.EvaluateConfig(
-        tasks={
-            "one": {"type": "zero_shot", "prompts": str(tmp_path / "p.json"), **block},
-            "two": {"type": "retrieval", **block},
-        }
-    )
-    planned, _ = program.plan_tasks(config)
-    seen = []
-
-    def encode_images(images) -> np.ndarray:
-        seen.extend(images)
-        return np.random.default_rng(0).normal(size=(4, 3))
-
-    results = program.evaluate(
-        planned, program.open_data(planned), encode_images=encode_images, encode_text=lambda t: np.ones((len(t), 3))
-    )
-    assert list(results) == ["one", "two"]
-    assert seen == [draw(index) for index in range(4)]
-
-
 def test_the_shipped_configs_are_valid():
-    planned, absent = program.plan_tasks(program._read_config(load_config("configs/eval_demo.py")))
+    planned, absent = program.plan(program._read_config(load_config("configs/eval_demo.py")))
     assert [item.config.__class__.__name__ for item in planned] == ["RetrievalConfig", "ZeroShotConfig"]
     assert absent == {}
     overrides = ["tasks.kather.data=x"]
-    planned, absent = program.plan_tasks(program._read_config(load_config("configs/eval_plip.py", overrides)))
+    planned, absent = program.plan(program._read_config(load_config("configs/eval_plip.py", overrides)))
     assert set(absent) == {"pannuke", "digestpath", "wsss4luad"}
 
 

@@ -1,0 +1,114 @@
+"""Several tasks on several splits: what a config asks for, checked first, each split embedded once."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from plip_jax.evaluation.embeddings import Embeddings, EvaluationError
+from plip_jax.evaluation.examples import Examples, RecordLike
+from plip_jax.evaluation.tasks import Task, TaskConfig, TaskResult, make_task
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedTask:
+    """A task of a config, checked.
+
+    Attributes:
+        name: its own, in reports.
+        task: its type.
+        config: the settings of its type.
+        data: folder of class folders, or of records.
+        split: of the data; "" for the folder itself.
+    """
+
+    name: str
+    task: Task
+    config: TaskConfig
+    data: str
+    split: str
+
+    @property
+    def source(self) -> tuple[str, str]:
+        """What it reads: tasks with the same source share its embeddings."""
+        return self.data, self.split
+
+
+def plan_tasks(
+    tasks: Mapping[str, Mapping[str, Any]], *, block: str = "config.tasks"
+) -> tuple[list[PlannedTask], dict[str, str]]:
+    """Read a config's tasks.
+
+    Args:
+        tasks: by name, each with ``type``, ``data``, ``split`` and the settings of its type.
+        block: where they stand in the config, for messages.
+
+    Returns:
+        What can be run, and for each task whose ``data`` is empty what to do about it.
+
+    Raises:
+        EvaluationError: a field that is missing, unknown or out of range, or an unknown type.
+    """
+    planned: list[PlannedTask] = []
+    absent: dict[str, str] = {}
+    for name, fields in tasks.items():
+        settings = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        missing = [key for key in ("type", "data", "split") if key not in settings]
+        if missing:
+            raise EvaluationError(f"{block}.{name}: expected type, data and split, {', '.join(missing)} not there")
+        type_name, data, split = (str(settings.pop(key)) for key in ("type", "data", "split"))
+        try:
+            task, task_config = make_task(type_name, settings)
+        except EvaluationError as error:
+            raise EvaluationError(f"{block}.{name}: {error}") from error
+        if data:
+            planned.append(PlannedTask(name, task, task_config, data, split))
+        else:
+            absent[name] = f"no data; give a folder with --{block}.{name}.data=DIR"
+    return planned, absent
+
+
+def open_data(
+    planned: Sequence[PlannedTask], open_examples: Callable[[str, str | None], Sequence[RecordLike]]
+) -> dict[tuple[str, str], Examples]:
+    """Open each source once and check every task against it; nothing is embedded.
+
+    Args:
+        planned: the tasks.
+        open_examples: folder and split -> records; `plip_jax.data.examples.open_examples`.
+
+    Raises:
+        EvaluationError: labels, captions or prompts that a task cannot use; it is named.
+    """
+    opened: dict[tuple[str, str], Examples] = {}
+    for item in planned:
+        if item.source not in opened:
+            opened[item.source] = Examples.from_records(open_examples(item.data, item.split or None))
+        try:
+            item.task.check(item.config, opened[item.source])
+        except ValueError as error:  # a prompt file's errors are its own type
+            raise EvaluationError(f"task {item.name} ({' '.join(item.source).strip()}): {error}") from error
+    return opened
+
+
+def evaluate(
+    planned: Sequence[PlannedTask],
+    data: Mapping[tuple[str, str], Examples],
+    *,
+    encode_images: Callable[[Iterable[bytes]], np.ndarray],
+    encode_text: Callable[[Sequence[str]], np.ndarray],
+) -> dict[str, TaskResult]:
+    """Run the tasks; the images of a source that several tasks share are embedded once."""
+
+    @functools.cache
+    def embeddings_of(source: tuple[str, str]) -> Embeddings:
+        return data[source].embed(encode_images)
+
+    return {
+        item.name: item.task.run(
+            item.config, data[item.source], functools.partial(embeddings_of, item.source), encode_text
+        )
+        for item in planned
+    }
