@@ -45,8 +45,12 @@ def make_config(context_length: int = 16, **changes: Any) -> CLIPConfig:
 def make_params(config: CLIPConfig, seed: int = 0) -> dict[str, Any]:
     """Every value random, norms and biases too, so that no two tensors can be exchanged unseen."""
     rng = np.random.default_rng(seed)
-    params = jax.jit(clip.build(config).init)(jax.random.key(seed))
-    return jax.tree.map(lambda leaf: np.asarray(leaf) + rng.normal(0, 0.1, leaf.shape).astype(np.float32), params)
+
+    def draw(path: Any, leaf: Any) -> np.ndarray:
+        mean = {"scale": 1.0, "logit_scale": 2.6592}.get(path[-1].key, 0.0)
+        return rng.normal(mean, 0.15, leaf.shape).astype(np.float32) if leaf.ndim else np.float32([mean]).reshape(())
+
+    return jax.tree_util.tree_map_with_path(draw, clip.build(config).abstract_params())
 
 
 def make_model(seed: int = 0) -> LoadedModel:
