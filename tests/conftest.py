@@ -18,5 +18,7 @@ REALDATA = Path(os.environ.get("PLIP_JAX_REALDATA", Path(__file__).parents[2] / 
 def realdata() -> Path:
     """Folder of the real micrographs (tests marked ``realdata``)."""
     if not REALDATA.is_dir():
+        if os.environ.get("PLIP_JAX_REQUIRE_REALDATA"):
+            pytest.fail(f"real micrographs are required (PLIP_JAX_REQUIRE_REALDATA) and not at {REALDATA}")
         pytest.skip(f"real micrographs are not at {REALDATA}; point PLIP_JAX_REALDATA at their folder")
     return REALDATA
