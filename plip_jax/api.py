@@ -140,15 +140,14 @@ class Encoder:
         """Batches of uint8 pixels, decoded by threads ahead of their use."""
         pool = concurrent.futures.ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
         pending: collections.deque[tuple[int, list[concurrent.futures.Future[np.ndarray]]]] = collections.deque()
-        side = self.preprocessing.image_size
         try:
             for batch in _in_batches(enumerate(images), self.batch_size):
                 share = [pool.submit(self._pixels, *_named(index, image)) for index, image in self._share(batch)]
                 pending.append((len(batch), share))
                 if len(pending) > _PREFETCHED_BATCHES:
-                    yield self._padded(pending.popleft(), (side, side, 3), np.uint8)
+                    yield self._padded(*pending.popleft())
             while pending:
-                yield self._padded(pending.popleft(), (side, side, 3), np.uint8)
+                yield self._padded(*pending.popleft())
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -168,14 +167,9 @@ class Encoder:
         start = size * jax.process_index()
         return batch[start : start + size]
 
-    def _padded(
-        self,
-        batch: tuple[int, list[concurrent.futures.Future[np.ndarray]]],
-        shape: tuple[int, ...],
-        dtype: type[np.generic],
-    ) -> tuple[int, np.ndarray]:
-        count, rows = batch
-        share = np.zeros((self.batch_size // jax.process_count(), *shape), dtype)
+    def _padded(self, count: int, rows: list[concurrent.futures.Future[np.ndarray]]) -> tuple[int, np.ndarray]:
+        side = self.preprocessing.image_size
+        share = np.zeros((self.batch_size // jax.process_count(), side, side, 3), np.uint8)
         for i, row in enumerate(rows):
             share[i] = row.result()
         return count, share

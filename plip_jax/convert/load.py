@@ -84,12 +84,14 @@ def load_model(source: str | Path, *, which: Which = "latest") -> LoadedModel:
             return _load_workdir(folder, which)
         if not is_hf_folder(folder):
             raise SourceError(_unknown_folder(folder))
-    elif isinstance(source, str) and _HUB_ID.fullmatch(source) and not folder.exists():
-        folder = _download(source)
-    else:
+    elif not (isinstance(source, str) and _HUB_ID.fullmatch(source)) or folder.exists():
         got = "a file" if folder.exists() else "nothing at that path"
         raise SourceError(f"{source}: expected a model folder, a training workdir or a hub id (owner/name), got {got}")
-    model = read_hf(folder)
+    if which != "latest":
+        raise SourceError(
+            f"{source}: which={which!r} chooses a checkpoint of a training workdir; this model has one only"
+        )
+    model = read_hf(folder if folder.is_dir() else _download(str(source)))
     return LoadedModel(
         config=model.config,
         params=model.params,

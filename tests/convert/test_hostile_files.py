@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flax.serialization
 import msgpack
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ import safetensors.numpy
 import torch
 from small_models import make_torch_model, save_torch_folder
 
-from plip_jax.convert.hf import read_hf
+from plip_jax.convert.hf import WEIGHTS_FILES, read_hf
 from plip_jax.convert.hf_config import HFConfigError
 from plip_jax.convert.msgpack_file import read_msgpack_file
 from plip_jax.convert.names import WeightsError
@@ -333,3 +334,42 @@ def test_a_config_that_is_no_json_object(sound_folder: Path, tmp_path: Path, con
     (folder / "config.json").write_bytes(content)
     with pytest.raises(HFConfigError, match=r"config\.json: expected a JSON object"):
         read_hf(folder)
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors", "flax_model.msgpack", "pytorch_model.bin"])
+def test_random_damage_is_either_named_or_harmless(tmp_path: Path, kind: str) -> None:
+    """Flipped, cut, doubled and removed bytes: a WeightsError with the file's name, or tensors; nothing else."""
+    tensors = {name: np.arange(6, dtype=np.float32).reshape(2, 3) for name in ("a.weight", "b.bias")}
+    path = tmp_path / kind
+    if kind == "model.safetensors":
+        safetensors.numpy.save_file(tensors, path)
+    elif kind == "pytorch_model.bin":
+        torch.save({name: torch.from_numpy(tensor) for name, tensor in tensors.items()}, path)
+    else:
+        path.write_bytes(flax.serialization.msgpack_serialize(tensors))
+    read = WEIGHTS_FILES[kind][0]
+    sound = path.read_bytes()
+    assert len(read(path)) == 2
+    rng = np.random.default_rng(0)
+    count = int(os.environ.get("PLIP_JAX_FUZZ", "200"))
+    messages: list[str] = []
+    for _ in range(count):
+        damaged = bytearray(sound)
+        for _ in range(rng.integers(1, 4)):
+            start, end = np.sort(rng.integers(0, len(damaged) + 1, 2))
+            match rng.integers(0, 4):
+                case 0:
+                    damaged[min(start, len(damaged) - 1)] = rng.integers(0, 256)
+                case 1:
+                    del damaged[start : min(end, start + 16)]
+                case 2:
+                    damaged[start:start] = damaged[start : min(end, start + 16)]
+                case _:
+                    damaged = damaged[: max(end, 1)]
+        path.write_bytes(damaged)
+        try:
+            read(path)
+        except WeightsError as error:
+            messages.append(str(error))
+    assert all(kind in message for message in messages)
+    assert len(messages) > count / 2

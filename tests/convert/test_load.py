@@ -26,6 +26,8 @@ def test_a_folder_is_recognised_by_its_content(tmp_path: Path) -> None:
     loaded = load_model(folder)
     assert (loaded.source, loaded.weights_file, loaded.step) == (str(folder), "model.safetensors", None)
     assert loaded.weights_hash == model.weights_hash
+    with pytest.raises(SourceError, match="this model has one only"):
+        load_model(folder, which="best")
 
 
 def test_a_workdir_of_training_is_recognised(tmp_path: Path) -> None:
