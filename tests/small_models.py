@@ -8,8 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import torch
-import transformers
+import pytest
 
 from plip_jax.convert.load import LoadedModel, hash_params
 from plip_jax.data.image import Preprocessing
@@ -17,6 +16,7 @@ from plip_jax.data.tokenizer import Tokenizer, train_tokenizer
 from plip_jax.model import clip
 from plip_jax.model.presets import CLIPConfig, get_preset
 
+NO_TORCH = "torch, the reference for numbers, is not installed for this Python"
 CAPTIONS = [
     "An H&E image of colorectal adenocarcinoma epithelium.",
     "An H&E image of normal colon mucosa.",
@@ -62,8 +62,11 @@ def make_model(seed: int = 0) -> LoadedModel:
 
 def make_torch_model(
     *, context_length: int = 16, hidden_act: str = "quick_gelu", legacy_eos: bool = False, seed: int = 0
-) -> transformers.CLIPModel:
-    """A transformers model with every parameter random, in float32."""
+) -> Any:
+    """A transformers model with every parameter random, in float32; skips the test where torch is not installed."""
+    torch = pytest.importorskip("torch", reason=NO_TORCH)
+    import transformers
+
     tokenizer = make_tokenizer(context_length)
     shared = {
         "hidden_size": 32,
@@ -92,11 +95,10 @@ def make_torch_model(
     return model
 
 
-def save_torch_folder(folder: Path, model: transformers.CLIPModel) -> Path:
+def save_torch_folder(folder: Path, model: Any) -> Path:
     """The folder as transformers itself saves it (model.safetensors), with tokenizer and image settings."""
     folder.mkdir(parents=True, exist_ok=True)
-    text_config: Any = model.config.text_config
-    make_tokenizer(text_config.max_position_embeddings).save(folder)
+    make_tokenizer(model.config.text_config.max_position_embeddings).save(folder)
     settings = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "do_normalize": True}
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     model.save_pretrained(folder)

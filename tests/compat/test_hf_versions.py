@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_models import CAPTIONS, make_model
+from small_models import CAPTIONS, NO_TORCH, make_model
 
 from plip_jax.api import PLIP
 from plip_jax.data.image import normalize_pixels, preprocess_image
 from plip_jax.export import export
+
+pytest.importorskip("torch", reason=NO_TORCH)
 
 SCRIPT = Path(__file__).with_name("check_hf_folder.py")
 PYTHONS = [path for path in os.environ.get("PLIP_JAX_COMPAT_PYTHONS", "").split(":") if path]

@@ -9,13 +9,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-import torch
-from small_models import make_model, make_torch_model, save_torch_folder
+from small_models import NO_TORCH, make_model, make_torch_model, save_torch_folder
 
 from plip_jax.convert import hf
 from plip_jax.convert.hf import WEIGHTS_FILES, differing_params, read_hf, write_hf
 from plip_jax.convert.hf_config import HFConfigError
 from plip_jax.convert.names import WeightsError, from_params
+
+torch = pytest.importorskip("torch", reason=NO_TORCH)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,9 @@ def test_half_precision_weights_become_float32_exactly(folder: Path, kind: str, 
         if kind == "torch":
             torch.save(state, folder / "pytorch_model.bin")
         else:
-            safetensors.torch.save_file(state, folder / "model.safetensors")
+            from safetensors.torch import save_file as save_torch_tensors  # imports torch
+
+            save_torch_tensors(state, folder / "model.safetensors")
     model = read_hf(folder)
     for name, tensor in from_params(model.params, model.config, "hf").items():
         assert tensor.dtype == np.float32

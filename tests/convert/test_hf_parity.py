@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from small_models import CAPTIONS, make_tokenizer, make_torch_model, save_torch_folder
+from small_models import CAPTIONS, NO_TORCH, make_tokenizer, make_torch_model, save_torch_folder
 
 from plip_jax.api import PLIP
 from plip_jax.data.image import normalize_pixels
+
+torch = pytest.importorskip("torch", reason=NO_TORCH)
 
 # With an empty caption and one longer than the shorter context.
 TEXTS = [*CAPTIONS, "", "mucus " * 40]

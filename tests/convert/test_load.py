@@ -7,8 +7,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-from small_models import make_model, make_torch_model, save_torch_folder
+from small_models import NO_TORCH, make_model, make_torch_model, save_torch_folder
 
 from plip_jax.convert import load
 from plip_jax.convert.hf import differing_params
@@ -59,6 +58,7 @@ def test_a_workdir_of_training_is_recognised(tmp_path: Path) -> None:
 
 
 def test_the_hash_is_of_the_weights_and_not_of_their_file(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason=NO_TORCH)
     reference = make_torch_model()
     folder = save_torch_folder(tmp_path / "hf", reference)
     expected = load_model(folder).weights_hash
@@ -106,8 +106,8 @@ def test_a_hub_id_without_the_network_says_which_files_to_fetch_and_is_quick() -
 
 
 def test_only_one_format_of_weights_is_fetched_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub, cache = save_torch_folder(tmp_path / "hub", make_torch_model()), tmp_path / "cache"
-    torch.save({}, hub / "pytorch_model.bin")
+    hub, cache = export(make_model(), tmp_path / "hub"), tmp_path / "cache"
+    (hub / "pytorch_model.bin").touch()
     (hub / "tf_model.h5").touch()
     cache.mkdir()
 
