@@ -147,7 +147,7 @@ def train(config: Any, workdir: Path, allow_config_change: bool, resume_command:
     """
     train_config = TrainConfig(**config.train)
     sources = make_sources(config.data.sources)
-    planned, _ = suite.plan_tasks(config.eval.tasks)
+    planned, _ = suite.plan_tasks(config.eval.tasks, block="config.eval.tasks")
     evaluation_data = suite.open_data(planned, open_examples)
 
     workdir.mkdir(parents=True, exist_ok=True)

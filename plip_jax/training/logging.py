@@ -107,7 +107,15 @@ def _import_extra(module: str, extra: str) -> Any:
 
 def make_writers(workdir: Path, names: list[str], config: Mapping[str, Any]) -> list[MetricWriter]:
     """Open the named entries of ``WRITERS``; JSON lines are always among them."""
-    return [WRITERS[name](workdir, config) for name in dict.fromkeys(["jsonl", *names])]
+    writers: list[MetricWriter] = []
+    try:
+        for name in dict.fromkeys(["jsonl", *names]):
+            writers.append(WRITERS[name](workdir, config))
+    except ImportError:
+        for writer in writers:
+            writer.close()
+        raise
+    return writers
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:

@@ -27,9 +27,6 @@ from plip_jax.data.records import (
     open_records,
 )
 
-# protobuf's deprecation of a method that TFDS 4.9.10 still calls
-pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")
-
 
 def encoded(seed: int = 0, kind: str = "PNG", size: tuple[int, int] = (12, 10), **options) -> bytes:
     buffer = io.BytesIO()

@@ -19,9 +19,6 @@ from data_prep.sources.csv_table import Columns, TableError, read_posts
 from data_prep.sources.post import Drop, Post
 from plip_jax.data.records import open_records
 
-# protobuf's deprecation of a method that TFDS 4.9.10 still calls
-pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")
-
 
 def png(seed: int = 0) -> bytes:
     buffer = io.BytesIO()

@@ -16,9 +16,6 @@ from data_prep.seen_ids import SeenIds
 from data_prep.shards import RecordsWriter
 from plip_jax.data.records import Record, encode_record, open_records
 
-# protobuf's deprecation of a method that TFDS 4.9.10 still calls
-pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")
-
 
 def encoded(seed: int = 0, mode: str = "RGB", kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()

@@ -40,7 +40,10 @@ def test_first_update_by_hand_is_clip_then_adam_then_decay_then_rate():
 def test_decay_masks():
     params = {
         "logit_scale": jnp.ones(()),
-        "vision": {"class_embedding": jnp.ones(3), "blocks": {"fc1": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}},
+        "vision": {
+            "class_embedding": jnp.ones(3),
+            "blocks": {"fc1": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}},
+        },
         "text": {"token_embedding": jnp.ones((4, 2)), "final_norm": {"scale": jnp.ones(2)}},
     }
     zeros = jax.tree.map(jnp.zeros_like, params)

@@ -1,0 +1,217 @@
+"""The training program: runs, resumes, refuses, and ends with the same bits when it is killed."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep.shards import RecordsWriter
+from plip_jax import train as program
+from plip_jax.config_file import load_config
+from plip_jax.convert.load import load_model
+from plip_jax.data.records import Record
+from plip_jax.training.checkpoint import read_model
+from plip_jax.training.logging import read_metrics
+
+ROOT = Path(__file__).parents[1]
+RECORDS, STEPS, CHECKPOINT_EVERY = 40, 10, 2
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> Path:
+    """Forty small images whose caption names their colour."""
+    folder = tmp_path_factory.mktemp("data") / "records"
+    rng = np.random.default_rng(0)
+    colours = {"red": (200, 40, 40), "blue": (40, 40, 200), "pink": (230, 150, 190), "white": (240, 240, 240)}
+    with RecordsWriter(folder) as writer:
+        for index in range(RECORDS):
+            name, colour = list(colours.items())[index % 4]
+            pixels = np.clip(np.asarray(colour) + rng.normal(0, 20, (40, 44, 3)), 0, 255).astype(np.uint8)
+            png = io.BytesIO()
+            Image.fromarray(pixels).save(png, "PNG")
+            split = "test" if index >= 32 else "train"
+            captions = (f"a {name} tile number {index}", f"{name} tissue, section {index}")
+            writer.write(Record(id=f"tile{index}", image=png.getvalue(), captions=captions, label=name), split)
+    return folder
+
+
+def arguments(records: Path, workdir: Path, *more: str) -> list[str]:
+    return [
+        "--config=configs/plip_vit_b32.py:smoke",
+        f"--workdir={workdir}",
+        f"--config.data.sources.openpath.path={records}",
+        f"--config.eval.tasks.heldout.data={records}",
+        f"--config.train.steps={STEPS}",
+        "--config.train.eval_interval_steps=5",
+        f"--config.train.checkpoint_interval_steps={CHECKPOINT_EVERY}",
+        "--config.checkpoint.keep=20",
+        "--config.model.patch_dropout=0.25",  # a random key a step: a resumed run must draw the same
+        *more,
+    ]
+
+
+def start(records: Path, workdir: Path, *more: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "plip_jax.train", *arguments(records, workdir, *more)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # One device: the test is about bits, not about sharding.
+        env={**os.environ, "XLA_FLAGS": ""},
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return errors
+
+
+def wait_for_step(workdir: Path, step: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 240
+    while not any(line["step"] >= step for line in read_metrics(workdir)):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, f"step {step} was not reached"
+        time.sleep(0.01)
+
+
+def losses(workdir: Path) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss"]) for line in read_metrics(workdir) if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def unbroken(records, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("unbroken") / "run"
+    finish(start(records, workdir))
+    return workdir
+
+
+def test_a_run_leaves_what_it_promises(unbroken):
+    assert [step for step, _ in losses(unbroken)] == list(range(1, STEPS + 1))
+    evaluated = [line for line in read_metrics(unbroken) if "eval/heldout/text_to_image_recall@10" in line]
+    assert [line["step"] for line in evaluated] == [5, 10]
+    logged = read_metrics(unbroken)[-2]
+    assert {"loss", "grad_norm", "logit_scale", "learning_rate", "pairs_per_second", "data_wait_share"} <= logged.keys()
+    assert (unbroken / "curves.png").read_bytes().startswith(b"\x89PNG")
+    model = load_model(unbroken)
+    assert model.step == STEPS
+    assert model.tokenizer("a red tile").shape == (1, 16)
+    # Made from the captions of the training split only, and saved where transformers looks.
+    assert (unbroken / "tokenizer" / "tokenizer.json").is_file()
+
+
+def assert_same_end(killed: Path, unbroken: Path) -> None:
+    ours, theirs = read_model(killed), read_model(unbroken)
+    assert ours.step == theirs.step == STEPS
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+    # Neither cut short nor doubled, and bit for bit the same numbers.
+    assert losses(killed) == losses(unbroken)
+
+
+def test_killed_at_two_points_it_ends_with_the_same_bits(records, unbroken, tmp_path):
+    workdir = tmp_path / "run"
+    for step in (3, 7):
+        process = start(records, workdir)
+        wait_for_step(workdir, step, process)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    errors = finish(start(records, workdir))
+    assert "resuming at step" in errors
+    assert "not bit-exact" not in errors
+    assert_same_end(workdir, unbroken)
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments_it_ends_with_the_same_bits(records, unbroken, tmp_path):
+    workdir = tmp_path / "run"
+    rng = np.random.default_rng(int(os.environ.get("PLIP_JAX_KILL_SEED", "0")))
+    for _ in range(10):
+        process = start(records, workdir)
+        # From the start of the interpreter to past the end: compiling, writing, evaluating, saving.
+        time.sleep(float(rng.uniform(0.5, 16)))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finish(start(records, workdir))
+    assert_same_end(workdir, unbroken)
+
+
+def test_sigterm_saves_the_step_and_prints_the_command_that_resumes(records, unbroken, tmp_path):
+    workdir = tmp_path / "run"
+    process = start(
+        records, workdir, "--config.train.checkpoint_interval_steps=0", "--config.train.eval_interval_steps=0"
+    )
+    wait_for_step(workdir, 3, process)
+    process.send_signal(signal.SIGTERM)
+    errors = finish(process)
+    saved = read_model(workdir).step
+    assert 3 <= saved < STEPS
+    assert [step for step, _ in losses(workdir)] == list(range(1, saved + 1))
+    assert f"--workdir={workdir}" in errors.split("Resume with:")[1]
+
+
+def test_another_configuration_is_refused_with_the_difference(records, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    short = ("--config.train.stop_at_step=2", "--config.eval.tasks.heldout.data=")
+    assert program.main(arguments(records, workdir, *short)) == 0
+    capsys.readouterr()
+    other = (*short, "--config.optim.learning_rate=0.5")
+    assert program.main(arguments(records, workdir, *other)) == 1
+    message = capsys.readouterr().err
+    assert "optim.learning_rate: 1e-05 -> 0.5" in message
+    assert "--allow-config-change" in message
+    assert message.count("->") == 1
+    longer = ("--config.train.stop_at_step=3", *short[1:], "--allow-config-change")
+    assert program.main(arguments(records, workdir, *longer)) == 0
+    assert "train.stop_at_step: 2 -> 3" in capsys.readouterr().err
+    assert read_model(workdir).step == 3
+
+
+def test_an_exported_or_trained_model_can_be_fine_tuned(records, unbroken, tmp_path):
+    workdir = tmp_path / "run"
+    more = (f"--config.model.init_from={unbroken}", "--config.train.stop_at_step=1", "--config.optim.learning_rate=0.0")
+    assert program.main(arguments(records, workdir, *more)) == 0
+    # A rate of zero: what comes out is what went in.
+    jax.tree.map(np.testing.assert_array_equal, read_model(workdir).params, read_model(unbroken).params)
+    assert load_model(workdir).tokenizer.fingerprint == load_model(unbroken).tokenizer.fingerprint
+
+
+def test_no_data_says_which_command_makes_records(tmp_path, capsys):
+    assert program.main(["--config=configs/plip_vit_b32.py:smoke", f"--workdir={tmp_path}"]) == 1
+    message = capsys.readouterr().err
+    assert "--config.data.sources.openpath.path=DIR" in message
+    assert "python -m data_prep.build --source csv" in message
+    assert "python -m data_prep.simulate" in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_override_names_the_nearest(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        program.main(["--config=configs/demo.py", f"--workdir={tmp_path}", "--config.optim.learning_rat=1"])
+    assert stopped.value.code == 2
+    assert "--config.optim.learning_rate" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(records, tmp_path, capsys):
+    more = ("--config.optim.learning_rate=1e38", "--config.optim.warmup_steps=0", "--config.eval.tasks.heldout.data=")
+    assert program.main(arguments(records, tmp_path / "run", *more)) == 1
+    message = capsys.readouterr().err
+    assert "the loss is nan" in message
+    assert "newest checkpoint: step" in message
+
+
+def test_every_recipe_has_its_smoke_form():
+    for path in sorted((ROOT / "configs").glob("*.py")):
+        if path.name.startswith("eval_"):
+            continue
+        config = load_config(f"{path}:smoke")
+        assert config.model.preset == "tiny", path
+        assert json.dumps(config.train.to_dict()), path

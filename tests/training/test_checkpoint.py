@@ -1,0 +1,128 @@
+"""Checkpoints: what is kept, what is read back, other device counts, unknown versions, half-written steps."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from plip_jax import sharding
+from plip_jax.training.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, is_workdir, read_model
+from plip_jax.training.optim import OptimConfig, make_optimizer
+from plip_jax.training.state import init_state
+
+DESCRIPTION = {"model_config": {"a": 1}, "preprocessing": {"image_size": 8}, "tokenizer_fingerprint": "f"}
+OPTIMIZER = make_optimizer(OptimConfig(1e-3, 0), 10)
+
+
+def make_state(step: int, devices=None):
+    params = {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3) + step, "norm": {"scale": np.ones(3, np.float32)}}
+    state = init_state(params, OPTIMIZER, sharding.replicated(sharding.make_mesh(devices)))
+    return dataclasses.replace(state, step=state.step + step)
+
+
+def abstract(state, devices=None):
+    where = sharding.replicated(sharding.make_mesh(devices))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), state)
+
+
+def write(workdir, config, scores):
+    checkpoints = Checkpoints(workdir, config, DESCRIPTION)
+    for step, metrics in scores.items():
+        checkpoints.save(make_state(step), {"position": step}, metrics)
+    checkpoints.close()
+
+
+def steps(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def test_the_newest_are_kept_and_the_best_beside_them(tmp_path):
+    write(
+        tmp_path, CheckpointConfig(keep=2, best_metric="r"), {1: {"r": 0.1}, 2: {"r": 0.9}, 3: {}, 4: {"r": 0.2}, 5: {}}
+    )
+    assert steps(tmp_path) == [2, 4, 5]
+    assert is_workdir(tmp_path)
+    assert [read_model(tmp_path, which).step for which in ("latest", "best", 4)] == [5, 2, 4]
+
+
+def test_best_can_be_the_smallest(tmp_path):
+    write(tmp_path, CheckpointConfig(keep=1, best_metric="l", best_mode="min"), {1: {"l": 3}, 2: {"l": 1}, 3: {"l": 2}})
+    assert steps(tmp_path) == [2, 3]
+    assert read_model(tmp_path, "best").metrics == {"l": 1.0}
+
+
+def test_restore_brings_back_every_bit_on_another_number_of_devices(tmp_path):
+    write(tmp_path, CheckpointConfig(), {7: {"r": 0.5}})
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    for devices in (jax.devices()[:1], jax.devices()[:8]):
+        restored = checkpoints.restore(abstract(make_state(0), devices))
+        expected = make_state(7)
+        jax.tree.map(np.testing.assert_array_equal, restored.state, expected)
+        assert restored.data_state == {"position": 7}
+        assert restored.metrics == {"r": 0.5}
+        assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(restored.state)} == {len(devices)}
+    checkpoints.close()
+
+
+def test_a_model_is_read_as_numpy_with_its_description(tmp_path):
+    write(tmp_path, CheckpointConfig(), {7: {}})
+    files = read_model(tmp_path)
+    np.testing.assert_array_equal(files.params["kernel"], np.arange(6).reshape(2, 3) + 7)
+    assert type(files.params["kernel"]) is np.ndarray
+    assert (files.model_config, files.preprocessing) == ({"a": 1}, {"image_size": 8})
+    assert files.tokenizer_dir == tmp_path / "tokenizer"
+    assert files.versions["jax"] == jax.__version__
+
+
+def test_a_step_that_exists_is_not_written_twice(tmp_path):
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(), DESCRIPTION)
+    checkpoints.save(make_state(3), {"position": 3}, {"r": 1.0})
+    checkpoints.save(make_state(3), {"position": 99}, {})
+    checkpoints.close()
+    assert read_model(tmp_path).metrics == {"r": 1.0}
+
+
+def test_a_half_written_step_is_never_picked_up(tmp_path):
+    write(tmp_path, CheckpointConfig(), {1: {}, 2: {}})
+    folder = tmp_path / "checkpoints"
+    (folder / "3.orbax-checkpoint-tmp").mkdir()  # what a kill in the middle of a write leaves
+    (folder / "3.orbax-checkpoint-tmp" / "params").mkdir()
+    assert read_model(tmp_path).step == 2
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig(), DESCRIPTION)
+    assert checkpoints.latest_step == 2
+    checkpoints.save(make_state(3), {"position": 3}, {})
+    checkpoints.close()
+    assert steps(tmp_path) == [2, 3]
+
+
+def test_an_unknown_format_version_is_a_clear_error(tmp_path):
+    write(tmp_path, CheckpointConfig(), {1: {}})
+    path = tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA"
+    metadata = json.loads(path.read_text())
+    text = path.read_text().replace('"format_version": 1', '"format_version": 99')
+    assert text != path.read_text(), metadata
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match="expected checkpoint format version 1, got 99"):
+        read_model(tmp_path)
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+        read_model(tmp_path)
+    write(tmp_path, CheckpointConfig(), {4: {}})
+    with pytest.raises(CheckpointError, match=r"no step 5; there are \[4\]"):
+        read_model(tmp_path, 5)
+    with pytest.raises(CheckpointError, match=r"set no checkpoint\.best_metric"):
+        read_model(tmp_path, "best")
+
+
+def test_another_model_does_not_fit(tmp_path):
+    write(tmp_path, CheckpointConfig(), {1: {}})
+    other = init_state({"kernel": np.ones((4, 4), np.float32)}, OPTIMIZER, sharding.replicated(sharding.make_mesh()))
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    with pytest.raises(CheckpointError, match="does not fit this run's model or optimiser"):
+        checkpoints.restore(abstract(other))
+    checkpoints.close()
