@@ -1,6 +1,6 @@
 """The embedded default: a small CLIP from scratch on simulated tissue, two CPU cores, about two minutes.
 
-All numbers are ours, chosen on the simulated validation captions for what two cores learn in two minutes. ``:smoke``
+All numbers are ours, chosen for what two cores learn in two minutes. ``:smoke``
 is the same in a few steps.
 """
 
@@ -41,7 +41,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "optim": ConfigDict(
                 {
                     "learning_rate": 1e-3,
-                    "warmup_steps": 50,
+                    "warmup_steps": 20,
                     "schedule": "cosine",
                     "b1": 0.9,
                     "b2": 0.98,  # CLIP's for training from scratch (Radford et al. 2021, table 18)
@@ -53,10 +53,10 @@ def get_config(variant: str = "") -> ConfigDict:
             ),
             "train": ConfigDict(
                 {
-                    "epochs": 10.0,
+                    "epochs": 4.0,
                     "steps": 0,
                     "stop_at_step": 0,
-                    "eval_interval_steps": 200,
+                    "eval_interval_steps": 62,  # an epoch
                     "checkpoint_interval_steps": 0,
                     "log_interval_steps": 20,
                 }
@@ -89,11 +89,13 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
     if variant == "smoke":
-        config.model.preset = "tiny"
-        config.data.global_batch_size = 16
-        config.optim.warmup_steps = 2
-        config.train.steps = 8
-        config.train.eval_interval_steps = 4
-        config.train.log_interval_steps = 1
-        config.eval.batch_size = 16
+        config.update(
+            {
+                "model": {"preset": "tiny"},
+                "data": {"global_batch_size": 16},
+                "optim": {"warmup_steps": 2},
+                "train": {"steps": 8, "eval_interval_steps": 4, "log_interval_steps": 1},
+                "eval": {"batch_size": 16},
+            }
+        )
     return config

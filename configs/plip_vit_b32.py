@@ -1,7 +1,7 @@
 """PLIP's fine-tuning of CLIP ViT-B/32 (Huang et al., Nature Medicine 2023), each number with its source.
 
-Sources: [name] the names of the released checkpoints; [code] defaults of the authors' trainer where the names do not say;
-[ours] a choice of this project. ``:smoke`` is the same recipe in a size that two CPU cores finish in a minute.
+Sources: [name] the names of the released checkpoints; [code] defaults of the authors' trainer where the names do not
+say; [ours] a choice of this project. ``:smoke`` is the same recipe in a size that two CPU cores finish in a minute.
 """
 
 from ml_collections import ConfigDict
@@ -99,14 +99,17 @@ def get_config(variant: str = "") -> ConfigDict:
         }
     )
     if variant == "smoke":
-        config.model.preset = "tiny"
-        config.model.init_from = ""
-        config.model.compute_dtype = "float32"
-        config.data.global_batch_size = 16
-        config.data.num_workers = 0
-        config.optim.warmup_steps = 2
-        config.train.steps = _SMOKE_STEPS
-        config.train.eval_interval_steps = _SMOKE_STEPS // 2
-        config.train.log_interval_steps = 1
-        config.eval.batch_size = 16
+        config.update(
+            {
+                "model": {"preset": "tiny", "init_from": "", "compute_dtype": "float32"},
+                "data": {"global_batch_size": 16, "num_workers": 0},
+                "optim": {"warmup_steps": 2},
+                "train": {
+                    "steps": _SMOKE_STEPS,
+                    "eval_interval_steps": _SMOKE_STEPS // 2,
+                    "log_interval_steps": 1,
+                },
+                "eval": {"batch_size": 16},
+            }
+        )
     return config

@@ -174,7 +174,7 @@ PRESETS: dict[str, CLIPConfig] = {
         embed_dim=128,
         vision=VisionConfig(image_size=64, patch_size=8, width=128, depth=4, num_heads=4, mlp_dim=512),
         text=TextConfig(
-            context_length=32, vocab_size=1024, width=128, depth=3, num_heads=4, mlp_dim=512, eot_token_id=1023
+            context_length=32, vocab_size=1024, width=128, depth=2, num_heads=4, mlp_dim=512, eot_token_id=1023
         ),
     ),
     # Ours: the smallest network with every part in it, for tests.
