@@ -28,7 +28,11 @@ def get_config(variant: str = "") -> ConfigDict:
             "data": ConfigDict(
                 {
                     "sources": ConfigDict(
-                        {"tissue": ConfigDict({"path": _RECORDS, "weight": None, "split": "train"})},
+                        {
+                            "tissue": ConfigDict({"path": _RECORDS, "weight": None, "split": "train"}),
+                            # A second records folder to mix in; without a path it is left out.
+                            "more": ConfigDict({"path": "", "weight": None, "split": "train"}),
+                        },
                     ),
                     "global_batch_size": 64,
                     "augmentation": "light",
@@ -58,7 +62,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "stop_at_step": 0,
                     "eval_interval_steps": 62,  # an epoch
                     "checkpoint_interval_steps": 0,
-                    "log_interval_steps": 20,
+                    "log_interval_steps": 10,
                 }
             ),
             "eval": ConfigDict(
