@@ -173,20 +173,23 @@ class Checkpoints:
         step = self.latest_step if step is None else step
         if step is None:
             raise CheckpointError(f"{self._directory}: no checkpoint to restore")
-        _, description = _read_metadata(self._directory, step)
-        try:
-            loaded = self._checkpointer.load_checkpointables(
-                step,
-                {
-                    "params": abstract_state.params,
-                    "optimizer": {"step": abstract_state.step, "opt_state": abstract_state.opt_state},
-                },
-            )
-        except (ValueError, KeyError, TypeError) as error:
+        arrays, description = _read_metadata(self._directory, step)
+        wanted = {
+            "params": abstract_state.params,
+            "optimizer": {"step": abstract_state.step, "opt_state": abstract_state.opt_state},
+        }
+        # Before orbax: it would fail at the first difference, and leave half a load behind.
+        differences = [
+            f"{path}: {there} in the checkpoint, {here} in this run"
+            for path, (there, here) in _compare_shapes(arrays, wanted).items()
+        ]
+        if differences:
             raise CheckpointError(
-                f"{self._directory}/{step} does not fit this run's model or optimiser: {error}\n"
-                "Use the configuration that wrote it, or another --workdir."
-            ) from error
+                f"{self._directory}/{step} does not fit this run's model or optimiser:\n  "
+                + "\n  ".join(differences)
+                + "\nUse the configuration that wrote it, or another --workdir."
+            )
+        loaded = self._checkpointer.load_checkpointables(step, wanted)
         return Restored(
             state=TrainState(params=loaded["params"], **loaded["optimizer"]),
             data_state=description["data_state"],
@@ -196,6 +199,22 @@ class Checkpoints:
     def close(self) -> None:
         """Wait for the write in progress."""
         self._checkpointer.close()
+
+
+def _compare_shapes(one: Any, other: Any) -> dict[str, tuple[Any, Any]]:
+    """The paths at which two trees hold arrays of different shape, or only one of them an array."""
+
+    def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+        leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: hasattr(node, "shape"))
+        # The names of an optax state's fields come back from disk as they went; only their container differs.
+        return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+
+    ours, theirs = shapes(one), shapes(other)
+    return {
+        path: (ours.get(path, "absent"), theirs.get(path, "absent"))
+        for path in sorted(ours.keys() | theirs.keys())
+        if ours.get(path) != theirs.get(path)
+    }
 
 
 def _preservation_policy(config: CheckpointConfig) -> Any:

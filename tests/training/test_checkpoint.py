@@ -123,6 +123,8 @@ def test_another_model_does_not_fit(tmp_path):
     write(tmp_path, CheckpointConfig(), {1: {}})
     other = init_state({"kernel": np.ones((4, 4), np.float32)}, OPTIMIZER, sharding.replicated(sharding.make_mesh()))
     checkpoints = Checkpoints(tmp_path, CheckpointConfig())
-    with pytest.raises(CheckpointError, match="does not fit this run's model or optimiser"):
+    with pytest.raises(CheckpointError, match="does not fit this run's model or optimiser") as caught:
         checkpoints.restore(abstract(other))
+    assert "params/kernel: (2, 3) in the checkpoint, (4, 4) in this run" in str(caught.value)
+    assert "params/norm/scale: (3,) in the checkpoint, absent in this run" in str(caught.value)
     checkpoints.close()
