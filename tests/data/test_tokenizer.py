@@ -139,6 +139,8 @@ def test_ids_equal_the_original_code_with_the_published_vocabulary(realdata: Pat
     check_against_original(tokenizer, original, captions)
 
 
+# transformers 5.15 hands file names to tokenizers, which newer tokenizers call deprecated.
+@pytest.mark.filterwarnings("ignore:Deprecated in 0.9.0:DeprecationWarning")
 @pytest.mark.realdata
 def test_ids_equal_transformers_with_the_published_vocabulary(realdata: Path, tmp_path: Path):
     from transformers import CLIPTokenizerFast
