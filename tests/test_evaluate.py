@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import transformers
 from PIL import Image
-from small_models import make_tokenizer, make_torch_model, save_torch_folder
+from small_models import NO_TORCH, make_model, make_tokenizer
 
 from data_prep.shards import RecordsWriter
 from plip_jax import evaluate as program
@@ -18,6 +16,7 @@ from plip_jax.config_file import load_config
 from plip_jax.data.image import Preprocessing, decode_image, normalize_pixels, preprocess_image
 from plip_jax.data.records import Record
 from plip_jax.evaluation.prompts_file import load_prompts
+from plip_jax.export import export
 
 PREPROCESSING = Preprocessing(image_size=32)
 CONFIG = """
@@ -33,13 +32,17 @@ def get_config():
 
 
 @pytest.fixture(scope="module")
-def torch_model() -> transformers.CLIPModel:
-    return make_torch_model()
+def torch_model(checkpoint):
+    """The checkpoint's weights in transformers."""
+    pytest.importorskip("torch", reason=NO_TORCH)
+    from transformers import CLIPModel
+
+    return CLIPModel.from_pretrained(checkpoint).eval()
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory, torch_model) -> Path:
-    return save_torch_folder(tmp_path_factory.mktemp("checkpoint") / "hf", torch_model)
+def checkpoint(tmp_path_factory) -> Path:
+    return export(make_model(), tmp_path_factory.mktemp("checkpoint") / "hf")
 
 
 @pytest.fixture(scope="module")
@@ -117,12 +120,14 @@ def test_every_example_counts_once_though_the_last_batch_is_padded(evaluation, o
     assert ids == [f"r{index}" for index in range(11)]
 
 
-def torch_scores(model: transformers.CLIPModel, images: list[bytes], texts: list[str]) -> np.ndarray:
+def torch_scores(model, images: list[bytes], texts: list[str]) -> np.ndarray:
     pixels = [preprocess_image(decode_image(data, name="image"), PREPROCESSING) for data in images]
     values = normalize_pixels(np.stack(pixels), PREPROCESSING).transpose(0, 3, 1, 2)
     tokens = make_tokenizer()(texts)
     lengths = (tokens == make_tokenizer().eot_token_id).argmax(axis=1) + 1
     mask = np.arange(tokens.shape[1]) < lengths[:, None]
+    import torch
+
     with torch.no_grad():
         found = model(
             input_ids=torch.from_numpy(tokens.astype(np.int64)),

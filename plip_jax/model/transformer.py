@@ -53,8 +53,8 @@ def _product(a: Array, b: Array, contract: tuple[tuple[int, ...], tuple[int, ...
 def _operand(x: Array, compute_dtype: str) -> Array:
     """Round to the compute dtype."""
     x = x.astype(compute_dtype)
-    # jaxlib before 0.8.2 lacks some layouts of bfloat16 x bfloat16 = float32 on the CPU (measured: 0.7.2 and 0.8.0 fail,
-    # 0.8.2 runs). Widening the rounded operand changes no value.
+    # jaxlib before 0.8.2 lacks some layouts of bfloat16 x bfloat16 = float32 on the CPU (0.7.2 and 0.8.0 fail, and
+    # 0.8.2 runs them). Widening the rounded operand changes no value.
     if jax.__version_info__ < (0, 8, 2) and jax.default_backend() == "cpu":
         return x.astype(jnp.float32)
     return x
