@@ -24,7 +24,7 @@ from ml_collections import config_dict
 from plip_jax import __version__
 from plip_jax.api import Encoder
 from plip_jax.config_file import parse_config_args
-from plip_jax.convert.load import LoadedModel, load_model
+from plip_jax.convert.load import LoadedModel, add_model_flags, load_model
 from plip_jax.data.examples import open_examples
 from plip_jax.data.image import ImageError, Preprocessing, decode_image, preprocess_image
 from plip_jax.evaluation import report, suite
@@ -173,14 +173,6 @@ def _thumbnails(examples: Examples, wanted: set[str]) -> dict[str, np.ndarray]:
     }
 
 
-def _which(text: str) -> Which:
-    if text in ("latest", "best"):
-        return text
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"expected latest, best or a step, got {text!r}")
-    return int(text)
-
-
 def _run(checkpoint: str, which: Which, config: EvaluateConfig, out: Path) -> None:
     planned, absent = plan(config)
     data = suite.open_data(planned, open_examples)
@@ -217,10 +209,7 @@ def _run(checkpoint: str, which: Which, config: EvaluateConfig, out: Path) -> No
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; the exit status: 0, 1 where data or model do not fit, 2 for a wrong command line."""
     parser = argparse.ArgumentParser(prog="plip-jax evaluate", description="Evaluate a checkpoint.")
-    parser.add_argument("--checkpoint", required=True, help="workdir of a training run, Hugging Face folder or hub id")
-    parser.add_argument(
-        "--which", type=_which, default="latest", help="of a workdir: latest, best or a step (default: %(default)s)"
-    )
+    add_model_flags(parser)
     parser.add_argument("--out", required=True, type=Path, help="folder for evaluation.json, tables and pictures")
     flags, config = parse_config_args(parser, argv)
     try:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from plip_jax.convert.hf import differing_params, read_hf, write_hf
-from plip_jax.convert.load import LoadedModel, Which, load_model
+from plip_jax.convert.load import LoadedModel, add_model_flags, load_model
 
 
 class ExportError(ValueError):
@@ -90,21 +90,10 @@ def _check_target(folder: Path, overwrite: bool) -> None:
         )
 
 
-def _which(text: str) -> Which:
-    if text in ("latest", "best"):
-        return text
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"expected latest, best or a step, got {text!r}")
-    return int(text)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; the exit status."""
     parser = argparse.ArgumentParser(prog="plip-jax export", description="Write a checkpoint for another library.")
-    parser.add_argument("--checkpoint", required=True, help="workdir of a training run, Hugging Face folder or hub id")
-    parser.add_argument(
-        "--which", type=_which, default="latest", help="of a workdir: latest, best or a step (default: %(default)s)"
-    )
+    add_model_flags(parser)
     parser.add_argument("--format", default="hf", help=f"one of {', '.join(EXPORTERS)} (default: %(default)s)")
     parser.add_argument("--out", required=True, type=Path, help="the folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export at --out")

@@ -4,6 +4,7 @@ Owns telling the sources apart (by what a folder contains, never by its name) an
 asked for the files that are needed and no others.
 """
 
+import argparse
 import dataclasses
 import hashlib
 import re
@@ -101,6 +102,22 @@ def load_model(source: str | Path, *, which: Which = "latest") -> LoadedModel:
         weights_file=model.weights_file,
         weights_hash=hash_params(model.params),
     )
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--checkpoint`` and ``--which``, the arguments of `load_model`, to a program's flags."""
+    parser.add_argument("--checkpoint", required=True, help="workdir of a training run, Hugging Face folder or hub id")
+    parser.add_argument(
+        "--which", type=_which, default="latest", help="of a workdir: latest, best or a step (default: %(default)s)"
+    )
+
+
+def _which(text: str) -> Which:
+    if text in ("latest", "best"):
+        return text
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected latest, best or a step, got {text!r}")
+    return int(text)
 
 
 def hash_params(params: dict[str, Any]) -> str:

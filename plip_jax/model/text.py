@@ -24,17 +24,7 @@ class TextTower(nnx.Module):
         # Standard deviations of OpenAI's CLIP.initialize_parameters.
         self.token_embedding = normal_param(rngs, (text.vocab_size, text.width), 0.02)
         self.position_embedding = normal_param(rngs, (text.context_length, text.width), 0.01)
-        self.blocks = Stack(
-            text.depth,
-            width=text.width,
-            num_heads=text.num_heads,
-            mlp_dim=text.mlp_dim,
-            activation=config.activation,
-            eps=config.norm_eps,
-            compute_dtype=compute_dtype,
-            remat=remat,
-            rngs=rngs,
-        )
+        self.blocks = Stack(text, config, compute_dtype=compute_dtype, remat=remat, rngs=rngs)
         self.final_norm = LayerNorm(text.width, config.norm_eps)
         self.projection = Linear(
             text.width,

@@ -51,17 +51,7 @@ class VisionTower(nnx.Module):
         self.class_embedding = normal_param(rngs, (vision.width,), scale)
         self.position_embedding = normal_param(rngs, (vision.num_tokens, vision.width), scale)
         self.pre_norm = LayerNorm(vision.width, config.norm_eps)
-        self.blocks = Stack(
-            vision.depth,
-            width=vision.width,
-            num_heads=vision.num_heads,
-            mlp_dim=vision.mlp_dim,
-            activation=config.activation,
-            eps=config.norm_eps,
-            compute_dtype=compute_dtype,
-            remat=remat,
-            rngs=rngs,
-        )
+        self.blocks = Stack(vision, config, compute_dtype=compute_dtype, remat=remat, rngs=rngs)
         self.post_norm = LayerNorm(vision.width, config.norm_eps)
         self.projection = Linear(
             vision.width, config.embed_dim, stddev=scale, compute_dtype=compute_dtype, use_bias=False, rngs=rngs
