@@ -1,5 +1,5 @@
 # Two commands on a fresh machine with Python 3.11+ and make:
-#   make demo    sets up, then simulates tissue, trains, evaluates, exports (about five minutes on two cores)
+#   make demo    sets up, then simulates tissue, trains, evaluates, exports (about three minutes on two cores)
 #   make test    sets up, then runs the tests
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)

@@ -29,9 +29,15 @@ def get_config(variant: str = "") -> ConfigDict:
             ),
             "data": ConfigDict(
                 {
-                    # OpenPath: tweets, replies and LAION together. A weight of None draws every record once an epoch.
+                    # OpenPath: tweets, replies and LAION, in one folder or three. A weight of None draws every record
+                    # once an epoch.
                     "sources": ConfigDict(
-                        {"openpath": ConfigDict({"path": "", "weight": None, "split": "train"})},
+                        {
+                            "openpath": ConfigDict({"path": "", "weight": None, "split": "train"}),
+                            # Further folders to mix in; one without a path is left out.
+                            "more": ConfigDict({"path": "", "weight": None, "split": "train"}),
+                            "still_more": ConfigDict({"path": "", "weight": None, "split": "train"}),
+                        },
                     ),
                     "global_batch_size": 128,  # [name]
                     "augmentation": "plip",  # [code] resize 512, crop 224, flip, affine, perspective

@@ -82,6 +82,7 @@ class Encoder:
         params: Params,
         images: ImageInput | Iterable[ImageInput],
         *,
+        names: Sequence[str] | None = None,
         normalize: bool = True,
         progress: bool = False,
     ) -> np.ndarray:
@@ -91,15 +92,16 @@ class Encoder:
             params: the network's.
             images: one or many of: path, bytes of an image file, PIL image, uint8 [height, width, 3] in RGB. A
                 generator is read as it is needed. With several hosts every one passes the same images.
+            names: what to call each image in an error; by default its path, or its place in `images`.
             normalize: make every row of length one.
             progress: show a bar.
 
         Raises:
-            ImageError: an image cannot be read; the message names its path, or its place in `images`.
+            ImageError: an image cannot be read; the message names it.
             TypeError: something that is no image.
         """
         bar = tqdm.tqdm(_image_list(images), desc="images", unit="image", disable=not progress)
-        return self._encode(self._image_features, params, self._image_batches(bar), normalize)
+        return self._encode(self._image_features, params, self._image_batches(bar, names), normalize)
 
     def encode_text(
         self, params: Params, texts: str | Iterable[str], *, normalize: bool = True, progress: bool = False
@@ -136,13 +138,18 @@ class Encoder:
         joined = np.concatenate(results)
         return _normalized(joined) if normalize else joined
 
-    def _image_batches(self, images: Iterable[Any]) -> Iterator[tuple[int, np.ndarray]]:
+    def _image_batches(self, images: Iterable[Any], names: Sequence[str] | None) -> Iterator[tuple[int, np.ndarray]]:
         """Batches of uint8 pixels, decoded by threads ahead of their use."""
-        pool = concurrent.futures.ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
+        pool = concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="plip-decode")
         pending: collections.deque[tuple[int, list[concurrent.futures.Future[np.ndarray]]]] = collections.deque()
         try:
             for batch in _in_batches(enumerate(images), self.batch_size):
-                share = [pool.submit(self._pixels, *_named(index, image)) for index, image in self._share(batch)]
+                share = [
+                    pool.submit(
+                        self._pixels, *_named(image, names[index] if names else f"number {index} of the images")
+                    )
+                    for index, image in self._share(batch)
+                ]
                 pending.append((len(batch), share))
                 if len(pending) > _PREFETCHED_BATCHES:
                     yield self._padded(*pending.popleft())
@@ -302,7 +309,7 @@ class PLIP:
         Raises:
             ValueError: fewer than two labels, a label twice, or a template without exactly one ``{}``.
         """
-        if isinstance(labels, str) or len(labels) < 2:
+        if isinstance(labels, str) or len(labels := list(labels)) < 2:
             raise ValueError(f"labels: expected a list of two or more, got {labels!r}")
         if len(set(labels)) != len(labels):
             raise ValueError(f"labels: expected different ones, got {list(labels)}")
@@ -331,9 +338,8 @@ def _image_list(images: Any) -> Iterable[Any]:
     return [images] if _is_one_image(images) else images
 
 
-def _named(index: int, image: Any) -> tuple[str, bytes | Image.Image | Path]:
-    """The name for messages, and the image in a form that a thread may take."""
-    name = f"number {index} of the images"
+def _named(image: Any, name: str) -> tuple[str, bytes | Image.Image | Path]:
+    """The name for messages (a path names itself), and the image in a form that a thread may take."""
     if isinstance(image, str | Path):
         return str(image), Path(image)
     if isinstance(image, bytes):

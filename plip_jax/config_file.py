@@ -17,8 +17,8 @@ from typing import Any
 
 from ml_collections import config_dict
 
-# The folder that holds configs/: the checkout, or site-packages of an installed wheel.
-_BESIDE_PACKAGE = Path(__file__).resolve().parents[1]
+# The folders that may hold configs/: the checkout, and the package as a wheel installs it.
+_HOMES = (Path(__file__).resolve().parents[1], Path(__file__).resolve().parent)
 
 
 class ConfigError(ValueError):
@@ -137,10 +137,10 @@ def _split_variant(name: str) -> tuple[str, str]:
 
 def _find_file(path_text: str) -> Path:
     path = Path(path_text).expanduser()
-    for candidate in (path, _BESIDE_PACKAGE / path):
+    for candidate in (path, *(home / path for home in _HOMES)):
         if candidate.is_file():
             return candidate
-    folders = dict.fromkeys([path.parent, Path("configs"), _BESIDE_PACKAGE / "configs"])
+    folders = dict.fromkeys([path.parent, Path("configs"), *(home / "configs" for home in _HOMES)])
     known = sorted({str(file) for folder in folders if folder.is_dir() for file in folder.glob("*.py")})
     known = [name for name in known if not name.endswith("__init__.py")]
     raise ConfigError(

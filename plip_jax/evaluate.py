@@ -175,6 +175,8 @@ def _thumbnails(examples: Examples, wanted: set[str]) -> dict[str, np.ndarray]:
 
 def _run(checkpoint: str, which: Which, config: EvaluateConfig, out: Path) -> None:
     planned, absent = plan(config)
+    if out.exists() and not out.is_dir():  # before minutes of computing
+        raise EvaluationError(f"--out {out}: expected a folder, or a name that is free, got a file")
     data = suite.open_data(planned, open_examples)
     for name, reason in absent.items():
         print(f"{name}: absent ({reason})")

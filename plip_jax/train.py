@@ -1,7 +1,7 @@
 """``python -m plip_jax.train``: records -> a trained model. The only orchestrator of training; reads top to bottom.
 
-A run lives in its work directory: ``run.json`` (what it is), ``tokenizer/``, ``checkpoints/``, ``metrics.jsonl`` and
-``curves.png``. Started again with the same work directory, it goes on where its newest checkpoint stands.
+A run lives in its work directory: ``checkpoints/``, ``metrics.jsonl`` and ``curves.png``. Started again with the same
+work directory, it goes on where its newest checkpoint stands. It uses all devices of one host.
 """
 
 import argparse
@@ -9,17 +9,14 @@ import dataclasses
 import functools
 import math
 import shlex
-import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from plip_jax import sharding
 from plip_jax.api import Encoder
@@ -29,21 +26,40 @@ from plip_jax.data.examples import open_examples
 from plip_jax.data.image import Preprocessing, normalize_pixels
 from plip_jax.data.pipeline import DataConfig, SourceConfig, TrainIterator, make_train_iterator
 from plip_jax.data.records import open_records
-from plip_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from plip_jax.data.tokenizer import Tokenizer, load_tokenizer, restore_tokenizer, train_tokenizer
 from plip_jax.evaluation import suite
 from plip_jax.model import clip
 from plip_jax.model.presets import CLIPConfig, get_preset
-from plip_jax.training import checkpoint, run_file
+from plip_jax.training.checkpoint import CheckpointConfig, Checkpoints, Description
 from plip_jax.training.curves import draw_curves
-from plip_jax.training.logging import MetricWriter, ProgressLine, Stopwatch, cut_metrics, make_writers
+from plip_jax.training.logging import ProgressLine, cut_metrics, make_writers
+from plip_jax.training.loop import Actions, Loop, Schedule, TrainingError, interrupted_by_signal
 from plip_jax.training.losses import get_loss
 from plip_jax.training.optim import OptimConfig, learning_rate_schedule, make_optimizer
+from plip_jax.training.provenance import check_config, environment, locked, plain_config, why_not_bit_exact
 from plip_jax.training.state import TrainState, init_state
 from plip_jax.training.step import Task, make_train_step
 
 
-class TrainingError(ValueError):
-    """Training cannot start or go on; the message says why and what to do."""
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What is trained.
+
+    Attributes:
+        preset: a key of ``PRESETS``; read where nothing is fine-tuned.
+        init_from: a model to fine-tune: folder, work directory or hub id; empty trains from scratch.
+        tokenizer: a tokenizer's folder or hub id; empty takes that of ``init_from``, or learns one from the captions.
+        compute_dtype: operands of the matrix products.
+        remat: recompute activations in the backward pass.
+        patch_dropout: share of patches left out in training.
+    """
+
+    preset: str
+    init_from: str
+    tokenizer: str
+    compute_dtype: str
+    remat: bool
+    patch_dropout: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,12 +97,68 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The whole configuration, each block as its owner's dataclass; ``flat`` is what the run is compared by."""
+
+    seed: int
+    model: ModelConfig
+    sources: tuple[SourceConfig, ...]
+    data: Mapping[str, Any]
+    loss: Callable[..., Any]
+    optim: OptimConfig
+    train: TrainConfig
+    planned: Sequence[suite.PlannedTask]
+    eval_batch_size: int
+    checkpoint: CheckpointConfig
+    writers: tuple[str, ...]
+    flat: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, config: Any) -> "RunConfig":
+        """Check every block; a TrainingError names the one that is missing or wrong."""
+        try:
+            planned, _ = suite.plan_tasks(config.eval.tasks, block="config.eval.tasks")
+            read = cls(
+                seed=config.seed,
+                model=ModelConfig(**config.model),
+                sources=_sources(config.data.sources),
+                data={name: value for name, value in config.data.items() if name != "sources"},
+                loss=get_loss(config.loss.name),
+                optim=OptimConfig(**config.optim),
+                train=TrainConfig(**config.train),
+                planned=planned,
+                eval_batch_size=config.eval.batch_size,
+                checkpoint=CheckpointConfig(**config.checkpoint),
+                writers=tuple(name for name, on in config.logging.items() if on),
+                flat=plain_config(flatten_config(config)),
+            )
+        except (AttributeError, TypeError) as error:
+            raise TrainingError(f"this is no training config: {error}; configs/plip_vit_b32.py is one") from error
+        if read.checkpoint.best_metric and not planned:
+            raise TrainingError(
+                f"checkpoint.best_metric is {read.checkpoint.best_metric!r}, but no set of config.eval.tasks has data; "
+                "give one its folder, or leave the metric empty"
+            )
+        return read
+
+    def make_iterator(self, start: "StartingPoint") -> TrainIterator:
+        """Open the data iterator."""
+        try:
+            data = DataConfig(
+                sources=self.sources, image_size=start.config.vision.image_size, seed=self.seed, **self.data
+            )
+        except TypeError as error:
+            raise TrainingError(f"config.data: {error}") from error
+        return make_train_iterator(data, start.tokenizer)
+
+
+@dataclasses.dataclass(frozen=True)
 class StartingPoint:
-    """What training starts from.
+    """The network that is trained.
 
     Attributes:
-        config: the network.
-        params: weights to fine-tune; None to draw them.
+        config: its sizes.
+        params: weights to fine-tune; None to draw them, or where a checkpoint holds them.
         tokenizer: for the captions.
         preprocessing: for evaluation, and the statistics that training pixels are normalised by.
     """
@@ -96,32 +168,28 @@ class StartingPoint:
     tokenizer: Tokenizer
     preprocessing: Preprocessing
 
-    @property
-    def description(self) -> dict[str, Any]:
-        """What every checkpoint says of its model."""
-        return {
-            "model_config": self.config.to_dict(),
-            "preprocessing": self.preprocessing.to_dict(),
-            "tokenizer_fingerprint": self.tokenizer.fingerprint,
-        }
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m plip_jax.train", description="Train a CLIP on image-text records.")
+    parser = argparse.ArgumentParser(prog="plip-jax train", description="Train a CLIP on image-text records.")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run; an existing run is resumed")
     parser.add_argument(
-        "--allow-config-change", action="store_true", help="resume although the configuration is another"
+        "--allow-config-change", action="store_true", help="resume although the configuration or the data changed"
     )
     flags, config = parse_config_args(parser, argv)
     resume_command = shlex.join(["python", "-m", "plip_jax.train", *(sys.argv[1:] if argv is None else argv)])
     try:
-        return train(config, flags.workdir, flags.allow_config_change, resume_command)
+        with interrupted_by_signal() as interrupted:
+            run_config = RunConfig.read(config)
+            finished = train(run_config, flags.workdir, flags.allow_config_change, interrupted)
     except (ValueError, ImportError) as error:
         if not _raised_by_us(error):
             raise  # a fault of ours or of a library: the traceback is what helps
-        print(f"error: {error}", file=sys.stderr)
+        print(f"plip-jax train: {error}", file=sys.stderr)
         return 1
+    if not finished:
+        print(f"stopped by a signal; saved. Resume with:\n  {resume_command}", file=sys.stderr)
+    return 0
 
 
 def _raised_by_us(error: BaseException) -> bool:
@@ -130,107 +198,94 @@ def _raised_by_us(error: BaseException) -> bool:
     return Path(frames[-1].filename).resolve().is_relative_to(Path(__file__).resolve().parent)
 
 
-def train(config: Any, workdir: Path, allow_config_change: bool, resume_command: str) -> int:
-    """Train as the configuration says, from where the work directory stands.
+def train(config: RunConfig, workdir: Path, allow_change: bool, interrupted: threading.Event) -> bool:
+    """Train from where the work directory stands.
 
     Args:
-        config: the whole configuration.
+        config: checked.
         workdir: the run's folder.
-        allow_config_change: resume with another configuration than the run was started with.
-        resume_command: printed when the run is interrupted.
+        allow_change: resume with another configuration, or other data, than the run was started with.
+        interrupted: once set, the run saves and stops.
 
     Returns:
-        0: finished, or saved and stopped by a signal.
+        Whether the last step was reached.
 
     Raises:
         ValueError: a subclass with a message for the user.
     """
-    train_config = TrainConfig(**config.train)
-    sources = make_sources(config.data.sources)
-    planned, _ = suite.plan_tasks(config.eval.tasks, block="config.eval.tasks")
-    evaluation_data = suite.open_data(planned, open_examples)
-
-    workdir.mkdir(parents=True, exist_ok=True)
-    previous = run_file.load_run_file(workdir)
-    changes: list[str] = []
-    if previous is not None:
-        changes = run_file.check_config(previous, flatten_config(config), allow_change=allow_config_change)
-    start = starting_point(config, workdir, sources)
-
+    for source in config.sources:
+        open_records(source.path, source.split)  # says which command makes records, before anything else is opened
+    evaluation_data = suite.open_data(config.planned, open_examples)
     mesh = sharding.make_mesh()
-    iterator = make_train_iterator(
-        DataConfig(
-            sources=sources,
-            image_size=start.config.vision.image_size,
-            seed=config.seed,
-            **{key: value for key, value in config.data.items() if key != "sources"},
-        ),
-        start.tokenizer,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-    total_steps = train_config.total_steps(iterator.steps_per_epoch)
-    optim_config = OptimConfig(**config.optim)
-    optimizer = make_optimizer(optim_config, total_steps)
-    train_step = make_train_step(make_task(config, start), optimizer, learning_rate_schedule(optim_config, total_steps))
+    with locked(workdir):
+        checkpoints = Checkpoints(workdir, config.checkpoint)
+        resumed = checkpoints.describe() if checkpoints.latest_step is not None else None
+        changes = check_config(resumed.config, config.flat, allow_change=allow_change) if resumed else []
+        start = resumed_point(resumed, checkpoints) if resumed else starting_point(config)
+        iterator = config.make_iterator(start)
+        total_steps = config.train.total_steps(iterator.steps_per_epoch)
+        optimizer = make_optimizer(config.optim, total_steps)
+        rate = learning_rate_schedule(config.optim, total_steps)
+        step_function = make_train_step(make_task(config, start), optimizer, rate)
+        init = functools.partial(init_state, initial_params(config, start), optimizer, sharding.replicated(mesh))
+        state = restore(checkpoints, init, mesh) if resumed else init()
+        if resumed:
+            changes += restore_position(iterator, resumed.data_state, allow_change)
 
-    start.tokenizer.save(checkpoint.tokenizer_dir(workdir))
-    this_run = run_file.make_run_file(flatten_config(config), start.description)
-    this_run.save(workdir)
-    checkpoints = checkpoint.Checkpoints(workdir, checkpoint.CheckpointConfig(**config.checkpoint), start.description)
-    progress = ProgressLine(min(total_steps, train_config.stop_at_step or total_steps))
-    progress.say(
-        f"{workdir}: {_count(start)} parameters, {iterator.num_examples} records, batch "
-        f"{config.data.global_batch_size}, {total_steps} steps, {mesh.size} {jax.default_backend()} devices"
-    )
-    for change in changes:
-        progress.say(f"configuration changed: {change}")
-
-    init = functools.partial(init_state, start.params or _draw(config, start), optimizer, sharding.replicated(mesh))
-    if checkpoints.latest_step is None:
-        state = init()
-        cut_metrics(workdir, 0)
-    else:
-        state = restore(checkpoints, jax.eval_shape(init), mesh, iterator, bool(changes))
-        cut_metrics(workdir, int(state.step))
-        progress.say(f"resuming at step {int(state.step)}")
-    if previous is not None:
-        for reason in run_file.why_not_bit_exact(previous):
+        last_step = min(total_steps, config.train.stop_at_step or total_steps)
+        progress = ProgressLine(last_step)
+        say_hello(progress, workdir, state, iterator, mesh, config, total_steps)
+        for change in changes:
+            progress.say(f"changed: {change}")
+        environments = list(resumed.environments) if resumed else []
+        for reason in why_not_bit_exact(environments) if resumed else ():
             progress.say(f"not bit-exact: {reason}")
+        if environment() not in environments:
+            environments.append(environment())
 
-    encoder = Encoder(
-        start.config,
-        start.tokenizer,
-        start.preprocessing,
-        compute_dtype=config.model.compute_dtype,
-        batch_size=config.eval.batch_size,
-        mesh=mesh,
-    )
-    loop = Loop(
-        config=train_config,
-        last_step=min(total_steps, train_config.stop_at_step or total_steps),
-        global_batch_size=config.data.global_batch_size,
-        mesh=mesh,
-        iterator=iterator,
-        train_step=train_step,
-        evaluate=functools.partial(evaluate, encoder, planned, evaluation_data),
-        checkpoints=checkpoints,
-        writers=make_writers(workdir, [name for name, on in config.logging.items() if on], flatten_config(config)),
-        progress=progress,
-    )
-    try:
-        finished = loop.run(state)
-    finally:
-        loop.close()
-    if finished:
-        curves = draw_curves(workdir)
-        progress.say(f"done: {workdir}" + (f", curves in {curves}" if curves else ""))
-    else:
-        progress.say(f"stopped by a signal; saved. Resume with:\n  {resume_command}")
-    return 0
+        cut_metrics(workdir, int(state.step))
+        writers = make_writers(workdir, config.writers, config.flat, first_step=int(state.step) + 1)
+        description = Description(
+            start.config.to_dict(), start.preprocessing.to_dict(), dict(config.flat), environments
+        )
+
+        def take_step(state: TrainState, batch: Mapping[str, Any]) -> tuple[TrainState, Any]:
+            return step_function(state, sharding.put_batch(mesh, {name: batch[name] for name in ("image", "tokens")}))
+
+        def save(state: TrainState, scores: Mapping[str, float]) -> None:
+            here = dataclasses.replace(description, data_state=iterator.get_state(), metrics=dict(scores))
+            checkpoints.save(state, here, start.tokenizer.files)
+            check_best_metric(config.checkpoint.best_metric, scores)
+
+        loop = Loop(
+            Schedule(
+                last_step=last_step,
+                steps_per_epoch=iterator.steps_per_epoch,
+                global_batch_size=config.data["global_batch_size"],
+                eval_interval_steps=config.train.eval_interval_steps,
+                checkpoint_interval_steps=config.train.checkpoint_interval_steps,
+                log_interval_steps=config.train.log_interval_steps,
+            ),
+            Actions(take_step, make_evaluate(config, start, mesh, evaluation_data), save),
+            iterator,
+            writers,
+            progress,
+            interrupted,
+        )
+        try:
+            finished = loop.run(state)
+        finally:
+            checkpoints.close()  # lets the last write land
+            iterator.close()
+            for writer in writers:
+                writer.close()
+        if finished:
+            curves = draw_curves(workdir)
+            progress.say(f"done: {workdir}" + (f", curves in {curves}" if curves else ""))
+        return finished
 
 
-def make_sources(blocks: Mapping[str, Any]) -> tuple[SourceConfig, ...]:
+def _sources(blocks: Mapping[str, Any]) -> tuple[SourceConfig, ...]:
     """The records folders to train on; one without a path is left out unless all are."""
     sources = tuple(SourceConfig(**block) for block in blocks.values() if block["path"])
     if not sources:
@@ -244,31 +299,45 @@ def make_sources(blocks: Mapping[str, Any]) -> tuple[SourceConfig, ...]:
     return sources
 
 
-def starting_point(config: Any, workdir: Path, sources: Sequence[SourceConfig]) -> StartingPoint:
-    """The network, its weights where it is fine-tuned, its tokenizer and its preprocessing.
+def resumed_point(resumed: Description, checkpoints: Checkpoints) -> StartingPoint:
+    """What the newest checkpoint says it holds; the starting weights are not read again."""
+    return StartingPoint(
+        config=CLIPConfig.from_dict(resumed.model_config),
+        params=None,
+        tokenizer=restore_tokenizer(checkpoints.read_tokenizer_files()),
+        preprocessing=Preprocessing.from_dict(resumed.preprocessing),
+    )
 
-    A resumed run takes its tokenizer from the work directory.
-    """
-    kept = checkpoint.tokenizer_dir(workdir)
+
+def starting_point(config: RunConfig) -> StartingPoint:
+    """The network of a new run: loaded, or of a preset's sizes with a tokenizer given or learned."""
     if config.model.init_from:
         loaded = load_model(config.model.init_from)
-        tokenizer = load_tokenizer(kept) if kept.is_dir() else loaded.tokenizer
+        tokenizer = loaded.tokenizer
+        if config.model.tokenizer:
+            tokenizer = load_tokenizer(config.model.tokenizer, context_length=loaded.config.text.context_length)
+            if (tokenizer.vocab_size, tokenizer.eot_token_id) != (
+                loaded.config.text.vocab_size,
+                loaded.config.text.eot_token_id,
+            ):
+                raise TrainingError(
+                    f"model.tokenizer {config.model.tokenizer}: expected the vocabulary of the starting weights "
+                    f"({loaded.config.text.vocab_size} ids, end of text {loaded.config.text.eot_token_id}), got "
+                    f"{tokenizer.vocab_size} and {tokenizer.eot_token_id}; leave it empty to use theirs"
+                )
         return StartingPoint(loaded.config, loaded.params, tokenizer, loaded.preprocessing)
     network = get_preset(config.model.preset)
-    if kept.is_dir():
-        tokenizer = load_tokenizer(kept)
-    elif config.model.tokenizer:
-        tokenizer = load_tokenizer(config.model.tokenizer, context_length=network.text.context_length)
+    context_length = network.text.context_length
+    if config.model.tokenizer:
+        tokenizer = load_tokenizer(config.model.tokenizer, context_length=context_length)
     else:
         captions = (
             caption
-            for source in sources
+            for source in config.sources
             for record in open_records(source.path, source.split)
             for caption in record.captions
         )
-        tokenizer = train_tokenizer(
-            captions, vocab_size=network.text.vocab_size, context_length=network.text.context_length
-        )
+        tokenizer = train_tokenizer(captions, vocab_size=network.text.vocab_size, context_length=context_length)
     text = dataclasses.replace(network.text, vocab_size=tokenizer.vocab_size, eot_token_id=tokenizer.eot_token_id)
     return StartingPoint(
         config=dataclasses.replace(network, text=text),
@@ -278,7 +347,12 @@ def starting_point(config: Any, workdir: Path, sources: Sequence[SourceConfig]) 
     )
 
 
-def make_task(config: Any, start: StartingPoint) -> Task:
+def initial_params(config: RunConfig, start: StartingPoint) -> dict[str, Any] | Callable[[], dict[str, Any]]:
+    """The weights to fine-tune, or the function that draws them."""
+    return start.params or (lambda: clip.build(start.config).init(jax.random.key(config.seed)))
+
+
+def make_task(config: RunConfig, start: StartingPoint) -> Task:
     """The encoders and the loss; pixels travel as uint8 and are normalised on the device."""
     model = clip.build(
         start.config,
@@ -290,165 +364,81 @@ def make_task(config: Any, start: StartingPoint) -> Task:
     def encode_image(params: Any, image: jax.Array, key: jax.Array) -> jax.Array:
         return model.encode_image(params, normalize_pixels(image, start.preprocessing), key)
 
-    return Task(encode_image, model.encode_text, get_loss(config.loss.name), config.seed)
+    return Task(encode_image, model.encode_text, config.loss, config.seed)
 
 
-def _draw(config: Any, start: StartingPoint) -> Callable[[], dict[str, Any]]:
-    return lambda: clip.build(start.config).init(jax.random.key(config.seed))
-
-
-def _count(start: StartingPoint) -> str:
-    return f"{sum(leaf.size for leaf in jax.tree.leaves(clip.build(start.config).abstract_params())):,}"
-
-
-def restore(
-    checkpoints: checkpoint.Checkpoints, shapes: TrainState, mesh: Any, iterator: TrainIterator, changed: bool
-) -> TrainState:
-    """Put state and data iterator back to the newest checkpoint."""
+def restore(checkpoints: Checkpoints, init: Callable[[], TrainState], mesh: Any) -> TrainState:
+    """The newest checkpoint's state, on the devices."""
     where = sharding.replicated(mesh)
-    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes)
-    restored = checkpoints.restore(abstract)
-    iterator.set_state(dict(restored.data_state), allow_changed_data=changed)
-    return restored.state
-
-
-def evaluate(encoder: Encoder, planned: Any, data: Any, params: Any) -> dict[str, float]:
-    """Run the configured evaluations on the parameters: flat metrics, ``eval/<task>/<metric>``."""
-    results = suite.evaluate(
-        planned,
-        data,
-        encode_images=lambda images: encoder.encode_images(params, images),
-        encode_text=lambda texts: encoder.encode_text(params, texts),
+    shapes = jax.eval_shape(init)
+    return checkpoints.restore(
+        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes)
     )
-    return {
-        f"eval/{name}/{metric}": value
-        for name, result in results.items()
-        for metric, value in result.report["metrics"].items()
-    }
 
 
-@contextmanager
-def interrupted_by_signal() -> Iterator[threading.Event]:
-    """Within the block, SIGTERM and the first SIGINT set the event instead of killing the process."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # only the main thread may set handlers
-        return
-
-    def handle(number: int, _: Any) -> None:
-        event.set()
-        signal.signal(number, previous[number])  # a second one acts as ever
-
-    previous: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in previous:
-        signal.signal(number, handle)
-    try:
-        yield event
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+def restore_position(iterator: TrainIterator, data_state: Mapping[str, Any], allow_change: bool) -> list[str]:
+    """Put the data iterator behind what the checkpoint has consumed; what changed in the data, for the log."""
+    before = data_state.get("fingerprint")
+    if before != iterator.fingerprint and not allow_change:
+        raise TrainingError(
+            f"the run was started on other data (fingerprint {before}, now {iterator.fingerprint}): records, weights, "
+            "seed or batch size have changed. Restore them, or go on at the same count of batches of the new data "
+            "with --allow-config-change."
+        )
+    iterator.set_state(dict(data_state), allow_changed_data=True)
+    return [] if before == iterator.fingerprint else [f"data: {before} -> {iterator.fingerprint}"]
 
 
-@dataclasses.dataclass
-class Loop:
-    """The steps of a run, with everything that happens between them."""
+def make_evaluate(config: RunConfig, start: StartingPoint, mesh: Any, data: Any) -> Callable[[Any], dict[str, float]]:
+    """The configured evaluations as a function of the parameters: flat metrics, ``eval/<task>/<metric>``."""
+    encoder = Encoder(
+        start.config,
+        start.tokenizer,
+        start.preprocessing,
+        compute_dtype=config.model.compute_dtype,
+        batch_size=config.eval_batch_size,
+        mesh=mesh,
+    )
 
-    config: TrainConfig
-    last_step: int
-    global_batch_size: int
-    mesh: Any
-    iterator: TrainIterator
-    train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
-    evaluate: Callable[[Any], dict[str, float]]
-    checkpoints: checkpoint.Checkpoints
-    writers: Sequence[MetricWriter]
-    progress: ProgressLine
-    _pending: tuple[int, dict[str, jax.Array]] | None = None
-    _logged_step: int = 0
-
-    def run(self, state: TrainState) -> bool:
-        """Take steps until the last one or a signal; whether the last one was reached."""
-        self._data_wait = Stopwatch()
-        step = first = self._logged_step = int(state.step)
-        with interrupted_by_signal() as interrupted:
-            while step < self.last_step and not interrupted.is_set():
-                with self._data_wait:
-                    batch = next(self.iterator)
-                images_and_tokens = {name: batch[name] for name in ("image", "tokens")}
-                state, metrics = self.train_step(state, sharding.put_batch(self.mesh, images_and_tokens))
-                step += 1
-                # Reading a step's metrics after the next is under way keeps the device busy.
-                self._write_pending()
-                self._pending = step, metrics
-                if step == first + 1:
-                    self._write_pending()
-                    self._data_wait.read()  # the first step compiles; its time would hide the rate
-                    self._logged_step = step
-                if self._is_due(step, self.config.eval_interval_steps) or step == self.last_step:
-                    self._evaluate_and_save(step, state)
-                elif self._is_due(step, self.config.checkpoint_interval_steps):
-                    self._save(state, {})
-            if interrupted.is_set():
-                self._save(state, {})
-        return step >= self.last_step
-
-    def close(self) -> None:
-        """Let the last checkpoint land; stop the data workers; close the writers."""
-        self.checkpoints.close()
-        self.iterator.close()
-        for writer in self.writers:
-            writer.close()
-
-    @staticmethod
-    def _is_due(step: int, interval: int) -> bool:
-        return interval > 0 and step % interval == 0
-
-    def _evaluate_and_save(self, step: int, state: TrainState) -> None:
-        self._write_pending()
-        scores = self.evaluate(state.params)
-        if scores:
-            for writer in self.writers:
-                writer.write(step, scores)
-            shown = "  ".join(f"{name.removeprefix('eval/')} {scores[name]:.3f}" for name in _headlines(scores))
-            self.progress.say(f"step {step}  {shown}")
-        self._save(state, scores)
-        self._data_wait.read()
-        self._logged_step = step
-
-    def _save(self, state: TrainState, scores: Mapping[str, float]) -> None:
-        # Metrics first: a step that a checkpoint holds must not be missing from the log after a kill.
-        self._write_pending()
-        self.checkpoints.save(state, self.iterator.get_state(), scores)
-
-    def _write_pending(self) -> None:
-        if self._pending is None:
-            return
-        (step, metrics), self._pending = self._pending, None
-        scalars = {name: float(value) for name, value in metrics.items()}
-        if not np.isfinite(scalars["loss"]):
-            raise TrainingError(
-                f"step {step}: the loss is {scalars['loss']}; newest checkpoint: step {self.checkpoints.latest_step}. "
-                "Lower optim.learning_rate, or set optim.clip_norm."
-            )
-        if not (self._is_due(step, self.config.log_interval_steps) or step == self.last_step):
-            return
-        waiting, seconds = self._data_wait.read()
-        steps, self._logged_step = step - self._logged_step, step
-        rate = steps / seconds
-        scalars |= {
-            "epoch": step / self.iterator.steps_per_epoch,
-            "steps_per_second": rate,
-            "pairs_per_second": rate * self.global_batch_size,
-            "data_wait_share": waiting / seconds,
-            "skipped_images": float(self.iterator.skipped),
+    def evaluate(params: Any) -> dict[str, float]:
+        results = suite.evaluate(
+            config.planned,
+            data,
+            encode_images=functools.partial(encoder.encode_images, params),
+            encode_text=functools.partial(encoder.encode_text, params),
+        )
+        return {
+            f"eval/{name}/{metric}": value
+            for name, result in results.items()
+            for metric, value in result.report["metrics"].items()
         }
-        for writer in self.writers:
-            writer.write(step, scalars)
-        self.progress.report(step, scalars)
+
+    return evaluate
 
 
-def _headlines(scores: Mapping[str, float]) -> list[str]:
-    return [name for name in scores if name.endswith(("recall@10", "weighted_f1"))]
+def check_best_metric(name: str, scores: Mapping[str, float]) -> None:
+    """Refuse a metric that no evaluation gives, as soon as one has been made."""
+    if name and scores and name not in scores:
+        raise TrainingError(f"checkpoint.best_metric is {name!r}; expected one of {', '.join(sorted(scores))}")
+
+
+def say_hello(
+    progress: ProgressLine,
+    workdir: Path,
+    state: TrainState,
+    iterator: TrainIterator,
+    mesh: Any,
+    config: RunConfig,
+    total_steps: int,
+) -> None:
+    """Print what is about to run."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    progress.say(
+        f"{workdir}: {count:,} parameters, {iterator.num_examples} records, batch "
+        f"{config.data['global_batch_size']}, {total_steps} steps, {mesh.size} {jax.default_backend()} devices"
+    )
+    if int(state.step):
+        progress.say(f"resuming at step {int(state.step)}")
 
 
 if __name__ == "__main__":

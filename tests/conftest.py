@@ -1,15 +1,21 @@
 """What every test may rely on: eight simulated devices, no network, and the real micrographs where they are."""
 
+import importlib.metadata
 import os
 from pathlib import Path
 
 # Before jax is imported anywhere: the CPU backend, with eight devices for the sharding tests.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+_FLAGS = ["--xla_force_host_platform_device_count=8"]
+if int(importlib.metadata.version("jaxlib").split(".")[1]) >= 10:
+    # Eight devices on two busy cores can meet late; the default ends the process after 40 s. 0.7.2 lacks the flag, and
+    # an unknown flag ends the process too.
+    _FLAGS.append("--xla_cpu_collective_timeout_seconds=600")
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8").strip()
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS]).strip()
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import pytest
+import pytest  # noqa: E402 # jax reads the environment when anything imports it
 
 REALDATA = Path(os.environ.get("PLIP_JAX_REALDATA", Path(__file__).parents[2] / "shared" / "data"))
 

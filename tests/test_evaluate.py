@@ -275,3 +275,12 @@ def test_kathers_prompts_on_real_tiles_of_three_regions(realdata, checkpoint, tm
     assert kather["missing_classes"] == ["DEB", "LYM", "MUC", "MUS", "STR", "TUM"]
     assert np.sum(kather["confusion"]["counts"]) == 254
     assert set(evaluation["absent"]) == {"pannuke", "digestpath", "wsss4luad"}
+
+
+def test_a_file_where_the_report_should_go_is_refused_at_once(tmp_path, checkpoint, config_path, class_folders, capsys):
+    (tmp_path / "file").write_text("mine")
+    more = [f"--config.tasks.kather.data={class_folders}", "--config.allow_absent=True"]
+    out = str(tmp_path / "file")
+    assert program.main(["--checkpoint", "/no/such/model", "--config", config_path, "--out", out, *more]) == 1
+    assert "expected a folder" in capsys.readouterr().err  # and not a word of the model: it was not looked for
+    assert (tmp_path / "file").read_text() == "mine"

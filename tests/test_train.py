@@ -1,8 +1,10 @@
 """The training program: runs, resumes, refuses, and ends with the same bits when it is killed."""
 
+import dataclasses
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,9 +20,13 @@ from data_prep.shards import RecordsWriter
 from plip_jax import train as program
 from plip_jax.config_file import load_config
 from plip_jax.convert.load import load_model
-from plip_jax.data.records import Record
+from plip_jax.data.image import Preprocessing
+from plip_jax.data.records import Record, open_records
+from plip_jax.data.tokenizer import train_tokenizer
+from plip_jax.export import export
 from plip_jax.training.checkpoint import read_model
 from plip_jax.training.logging import read_metrics
+from plip_jax.training.provenance import locked
 
 ROOT = Path(__file__).parents[1]
 RECORDS, STEPS, CHECKPOINT_EVERY = 40, 10, 2
@@ -99,14 +105,12 @@ def test_a_run_leaves_what_it_promises(unbroken):
     assert [step for step, _ in losses(unbroken)] == list(range(1, STEPS + 1))
     evaluated = [line for line in read_metrics(unbroken) if "eval/heldout/text_to_image_recall@10" in line]
     assert [line["step"] for line in evaluated] == [5, 10]
-    logged = read_metrics(unbroken)[-2]
+    logged = [line for line in read_metrics(unbroken) if "loss" in line][-1]
     assert {"loss", "grad_norm", "logit_scale", "learning_rate", "pairs_per_second", "data_wait_share"} <= logged.keys()
     assert (unbroken / "curves.png").read_bytes().startswith(b"\x89PNG")
     model = load_model(unbroken)
     assert model.step == STEPS
     assert model.tokenizer("a red tile").shape == (1, 16)
-    # Made from the captions of the training split only, and saved where transformers looks.
-    assert (unbroken / "tokenizer" / "tokenizer.json").is_file()
 
 
 def assert_same_end(killed: Path, unbroken: Path) -> None:
@@ -200,12 +204,106 @@ def test_an_unknown_override_names_the_nearest(tmp_path, capsys):
     assert "--config.optim.learning_rate" in capsys.readouterr().err
 
 
+def test_a_refused_start_leaves_the_work_directory_as_it_was(records, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    off = "--config.eval.tasks.heldout.data="
+    for wrong in (
+        "--config.checkpoint.best_mode=maximum",
+        "--config.data.global_batch_size=12",
+        "--config.logging.wandb=True",
+    ):
+        assert program.main(arguments(records, workdir, off, wrong)) == 1  # 12 is no multiple of 8 devices
+    assert program.main(arguments(records, workdir, off, "--config.train.stop_at_step=2")) == 0
+    # Allowed, but it cannot be done: nothing of it may stay, and the run's own command must still work.
+    other = (off, "--config.model.preset=demo", "--config.optim.decay_mask=matrices", "--allow-config-change")
+    capsys.readouterr()
+    assert program.main(arguments(records, workdir, *other, "--config.train.stop_at_step=3")) == 1
+    assert "model.preset: 'tiny' -> 'demo'" in capsys.readouterr().err
+    assert program.main(arguments(records, workdir, off, "--config.train.stop_at_step=2")) == 0
+
+
+def test_other_data_are_refused_unless_allowed(records, tmp_path, capsys):
+    workdir, other = tmp_path / "run", tmp_path / "other"
+    with RecordsWriter(other) as writer:
+        for record in [*open_records(records, "train"), *open_records(records, "test")]:
+            writer.write(record, "train")
+    short = ("--config.eval.tasks.heldout.data=",)
+    moved = tmp_path / "records"
+    shutil.copytree(records, moved)
+    assert program.main(arguments(moved, workdir, *short, "--config.train.stop_at_step=2")) == 0
+    shutil.rmtree(moved)
+    shutil.copytree(other, moved)
+    capsys.readouterr()
+    assert program.main(arguments(moved, workdir, *short, "--config.train.stop_at_step=2")) == 1
+    assert "started on other data" in capsys.readouterr().err
+    assert (
+        program.main(arguments(moved, workdir, *short, "--config.train.stop_at_step=2", "--allow-config-change")) == 0
+    )
+    assert "changed: data: " in capsys.readouterr().err
+
+
+def test_a_bad_image_in_evaluation_is_named_and_costs_no_step(records, tmp_path, capsys):
+    bad = tmp_path / "bad"
+    (bad / "ADI").mkdir(parents=True)
+    (bad / "ADI" / "torn.png").write_bytes(next(iter(open_records(records, "test"))).image[:60])
+    kather = (f"--config.eval.tasks.kather.data={bad}", "--config.eval.tasks.kather.missing_classes=allow")
+    more = ("--config.eval.tasks.heldout.data=", "--config.train.stop_at_step=3")
+    assert program.main(arguments(records, tmp_path / "run", *kather, *more)) == 1
+    assert "ADI/torn.png" in capsys.readouterr().err
+    assert read_model(tmp_path / "run").step == 3
+
+
+def test_the_starting_models_pixels_dtype_and_best_metric_reach_training(records, unbroken, tmp_path):
+    model = load_model(unbroken)
+    grey = dataclasses.replace(model, preprocessing=Preprocessing(image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3))
+    start = export(grey, tmp_path / "grey")
+    losses_by = {}
+    for name, folder, dtype in (("grey", start, "float32"), ("clip", unbroken, "float32"), ("bf16", start, "bfloat16")):
+        workdir = tmp_path / f"run_{name}"
+        more = (
+            f"--config.model.init_from={folder}",
+            f"--config.model.compute_dtype={dtype}",
+            "--config.train.stop_at_step=2",
+            "--config.train.eval_interval_steps=1",
+            "--config.checkpoint.best_metric=eval/heldout/text_to_image_recall@10",
+        )
+        assert program.main(arguments(records, workdir, *more)) == 0
+        losses_by[name] = losses(workdir)[0][1]
+        assert read_model(workdir, "best").description.best_metric == "eval/heldout/text_to_image_recall@10"
+        assert load_model(workdir).preprocessing.mean == load_model(folder).preprocessing.mean
+    # Other statistics, and other products, are another first loss.
+    assert len(set(losses_by.values())) == 3
+
+
+def test_settings_that_nothing_reads_are_refused(records, unbroken, tmp_path, capsys):
+    wrong = "--config.checkpoint.best_metric=eval/heldout/nonsense"
+    assert program.main(arguments(records, tmp_path / "run", wrong, "--config.train.stop_at_step=1")) == 1
+    assert "expected one of eval/heldout/image_to_text_fold@1, " in capsys.readouterr().err
+    other = train_tokenizer(["another vocabulary"], vocab_size=520, context_length=16)
+    other.save(tmp_path / "tokenizer")
+    more = (f"--config.model.init_from={unbroken}", f"--config.model.tokenizer={tmp_path / 'tokenizer'}")
+    assert program.main(arguments(records, tmp_path / "run2", *more)) == 1
+    assert "expected the vocabulary of the starting weights" in capsys.readouterr().err
+    config = ["--config=configs/eval_demo.py", f"--workdir={tmp_path / 'run3'}"]
+    assert program.main(config) == 1
+    assert "this is no training config" in capsys.readouterr().err
+
+
+def test_a_work_directory_has_one_trainer_and_is_a_folder(records, tmp_path, capsys):
+    with locked(tmp_path / "run"):
+        assert program.main(arguments(records, tmp_path / "run")) == 1
+    assert "another process is training there" in capsys.readouterr().err
+    (tmp_path / "file").write_text("")
+    assert program.main(arguments(records, tmp_path / "file")) == 1
+    assert "expected a folder" in capsys.readouterr().err
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(records, tmp_path, capsys):
     more = ("--config.optim.learning_rate=1e38", "--config.optim.warmup_steps=0", "--config.eval.tasks.heldout.data=")
     assert program.main(arguments(records, tmp_path / "run", *more)) == 1
     message = capsys.readouterr().err
-    assert "the loss is nan" in message
-    assert "newest checkpoint: step" in message
+    assert "loss is nan" in message
+    assert "newest checkpoint is from before" in message
 
 
 def test_every_recipe_has_its_smoke_form():

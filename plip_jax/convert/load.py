@@ -16,7 +16,7 @@ import numpy as np
 from plip_jax.convert.hf import SMALL_FILES, WEIGHTS_FILES, is_hf_folder, read_hf
 from plip_jax.convert.names import flatten
 from plip_jax.data.image import Preprocessing
-from plip_jax.data.tokenizer import Tokenizer, load_tokenizer
+from plip_jax.data.tokenizer import Tokenizer, restore_tokenizer
 from plip_jax.model.presets import CLIPConfig
 from plip_jax.training.checkpoint import Which, is_workdir, read_model
 
@@ -135,18 +135,11 @@ def hash_params(params: dict[str, Any]) -> str:
 
 def _load_workdir(folder: Path, which: Which) -> LoadedModel:
     files = read_model(folder, which)
-    config = CLIPConfig.from_dict(files.model_config)
-    tokenizer = load_tokenizer(files.tokenizer_dir, context_length=config.text.context_length)
-    if tokenizer.fingerprint != files.tokenizer_fingerprint:
-        raise SourceError(
-            f"{files.tokenizer_dir}: expected the tokenizer that the checkpoint was trained with (fingerprint "
-            f"{files.tokenizer_fingerprint[:16]}…), got {tokenizer.fingerprint[:16]}…; restore the folder's files"
-        )
     return LoadedModel(
-        config=config,
+        config=CLIPConfig.from_dict(files.description.model_config),
         params=files.params,
-        tokenizer=tokenizer,
-        preprocessing=Preprocessing.from_dict(files.preprocessing),
+        tokenizer=restore_tokenizer(files.tokenizer_files),
+        preprocessing=Preprocessing.from_dict(files.description.preprocessing),
         source=str(folder),
         weights_file=f"checkpoint of step {files.step}",
         weights_hash=hash_params(files.params),

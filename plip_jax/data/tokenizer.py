@@ -16,7 +16,8 @@ builds a vocabulary of two tokens without a word.
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class Tokenizer:
         bot_token_id: opens every row.
         eot_token_id: closes every caption; the text tower pools there.
         pad_token_id: fills the row behind it.
-        folder: where it was loaded from; None if learned.
+        folder: where it was loaded from; None if learned or restored.
     """
 
     def __init__(
@@ -197,6 +198,16 @@ def load_tokenizer(source: str | Path, *, context_length: int | None = None) -> 
         return Tokenizer(backend, context_length=context_length, pad_token=pad_token, folder=folder)
     except TokenizerError as error:
         raise TokenizerError(f"{folder}: {error}") from error
+
+
+def restore_tokenizer(files: Mapping[str, str]) -> Tokenizer:
+    """Make the tokenizer again whose `Tokenizer.files` these are; raises TokenizerError as `load_tokenizer` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in files.items():
+            (Path(folder) / name).write_text(text, encoding="utf-8")
+        tokenizer = load_tokenizer(folder)
+    tokenizer.folder = None
+    return tokenizer
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context_length: int) -> Tokenizer:

@@ -3,12 +3,18 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
 from plip_jax.evaluation.embeddings import Embeddings, EvaluationError
+
+
+class EncodeImages(Protocol):
+    """Image files to features [N, D], in order; ``names`` is what to call each in an error."""
+
+    def __call__(self, images: Iterable[bytes], /, *, names: Sequence[str]) -> np.ndarray: ...  # noqa: D102 # the class says it
 
 
 class RecordLike(Protocol):
@@ -59,13 +65,13 @@ class Examples:
         content = list(zip(self.ids, self.labels, self.captions, strict=True))
         return hashlib.sha256(json.dumps(content, ensure_ascii=True).encode()).hexdigest()
 
-    def embed(self, encode_images: Callable[[Iterable[bytes]], np.ndarray]) -> Embeddings:
+    def embed(self, encode_images: EncodeImages) -> Embeddings:
         """Embed every image once, in order.
 
         Raises:
             EvaluationError: the records no longer come in the order of the ids, a row is missing or not finite.
         """
-        return Embeddings(self.ids, encode_images(self._images()))
+        return Embeddings(self.ids, encode_images(self._images(), names=self.ids))
 
     def _images(self) -> Iterator[bytes]:
         for expected, record in zip(self.ids, self.records, strict=True):

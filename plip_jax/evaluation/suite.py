@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from plip_jax.evaluation.embeddings import Embeddings, EvaluationError
-from plip_jax.evaluation.examples import Examples, RecordLike
+from plip_jax.evaluation.examples import EncodeImages, Examples, RecordLike
 from plip_jax.evaluation.tasks import Task, TaskConfig, TaskResult, make_task
 
 
@@ -97,7 +97,7 @@ def evaluate(
     planned: Sequence[PlannedTask],
     data: Mapping[tuple[str, str], Examples],
     *,
-    encode_images: Callable[[Iterable[bytes]], np.ndarray],
+    encode_images: EncodeImages,
     encode_text: Callable[[Sequence[str]], np.ndarray],
 ) -> dict[str, TaskResult]:
     """Run the tasks; the images of a source that several tasks share are embedded once."""

@@ -1,15 +1,15 @@
 """Checkpoints of a run: the only file that knows orbax.
 
-A work directory holds ``tokenizer/`` and ``checkpoints/<step>/``; a step holds parameters, optimiser state, the
-position in the data, metrics, and a description of the model (format version, CLIP configuration, preprocessing,
-tokenizer fingerprint, package versions). Orbax writes each step under a temporary name and renames it, so a step that
-is listed is whole.
+A work directory holds ``checkpoints/<step>/``; a step holds parameters, optimiser state, the tokenizer's files, the
+position in the data, metrics, and descriptions of the model (CLIP configuration, preprocessing) and of the run
+(configuration, machines). It needs nothing beside it. Orbax writes each step under a temporary name and renames it, so
+a step that is listed is whole.
 """
 
 import dataclasses
-import importlib.metadata
-import platform
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +24,6 @@ FORMAT_VERSION = 1
 Which = Literal["latest", "best"] | int
 
 _CHECKPOINTS = "checkpoints"
-_TOKENIZER = "tokenizer"
-_PACKAGES = ("plip-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy", "pillow")
 
 
 class CheckpointError(ValueError):
@@ -54,12 +52,28 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class Restored:
-    """What `Checkpoints.restore` found: the state on its devices, the data position, and the step's metrics."""
+class Description:
+    """What a step says of itself besides its arrays; all of it fit for JSON.
 
-    state: TrainState
-    data_state: Mapping[str, Any]
-    metrics: Mapping[str, float]
+    Attributes:
+        model_config: ``CLIPConfig.to_dict()``.
+        preprocessing: ``Preprocessing.to_dict()``.
+        config: every field of the run's configuration by its dotted name.
+        environments: of each machine the run was on, in order; see `plip_jax.training.provenance`.
+        data_state: of the data iterator.
+        metrics: of the evaluation at this step; empty where there was none.
+        best_metric: the run's ``checkpoint.best_metric``.
+        best_mode: the run's ``checkpoint.best_mode``.
+    """
+
+    model_config: dict[str, Any]
+    preprocessing: dict[str, Any]
+    config: dict[str, Any]
+    environments: list[dict[str, Any]]
+    data_state: dict[str, Any] = dataclasses.field(default_factory=dict)
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    best_metric: str = ""
+    best_mode: str = "max"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,56 +82,25 @@ class ModelFiles:
 
     Attributes:
         params: nested dict of numpy arrays.
-        model_config: ``CLIPConfig.to_dict()``.
-        preprocessing: ``Preprocessing.to_dict()``.
-        tokenizer_dir: folder with the tokenizer's files.
-        tokenizer_fingerprint: what that tokenizer's fingerprint must be.
+        tokenizer_files: name -> text, ``Tokenizer.files``.
+        description: of the step.
         step: updates done.
-        metrics: evaluation metrics at that step.
-        versions: packages that wrote it.
     """
 
     params: dict[str, Any]
-    model_config: dict[str, Any]
-    preprocessing: dict[str, Any]
-    tokenizer_dir: Path
-    tokenizer_fingerprint: str
+    tokenizer_files: dict[str, str]
+    description: Description
     step: int
-    metrics: dict[str, float]
-    versions: dict[str, str]
-
-
-def package_versions() -> dict[str, str]:
-    """Version of Python and of each package that can change a run's numbers; absent ones are left out."""
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def tokenizer_dir(workdir: Path) -> Path:
-    """Where a work directory keeps its tokenizer."""
-    return workdir / _TOKENIZER
 
 
 class Checkpoints:
     """Writes and restores the steps of one run; close it at the end, so that the last asynchronous write lands."""
 
-    def __init__(self, workdir: Path, config: CheckpointConfig, description: Mapping[str, Any] | None = None):
-        """Open ``workdir`` for training; leftovers of a write that was killed are removed.
-
-        Args:
-            workdir: made where missing.
-            config: what is kept.
-            description: ``model_config``, ``preprocessing`` and ``tokenizer_fingerprint``, written into every step.
-        """
+    def __init__(self, workdir: Path, config: CheckpointConfig):
+        """Open ``workdir``, made where missing, for training; leftovers of a write that was killed are removed."""
         self._directory = _checkpoints_folder(workdir)
         self._directory.mkdir(parents=True, exist_ok=True)
         self._config = config
-        self._description = dict(description or {})
         self._checkpointer = ocp.training.Checkpointer(
             self._directory,
             preservation_policy=_preservation_policy(config),
@@ -130,7 +113,21 @@ class Checkpoints:
         latest = self._checkpointer.latest
         return None if latest is None else latest.step
 
-    def save(self, state: TrainState, data_state: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    def describe(self) -> Description:
+        """Read what the newest step says of itself.
+
+        Raises:
+            CheckpointError: none there, or of an unknown format version.
+        """
+        if self.latest_step is None:
+            raise CheckpointError(f"{self._directory}: no checkpoint to read")
+        return _read_metadata(self._directory, self.latest_step)[1]
+
+    def read_tokenizer_files(self) -> dict[str, str]:
+        """The tokenizer's files of the newest step."""
+        return _load(self._directory, self.latest_step or 0, ("tokenizer",))["tokenizer"]
+
+    def save(self, state: TrainState, description: Description, tokenizer_files: Mapping[str, str]) -> None:
         """Write the state's step in the background; returns when the device arrays are copied.
 
         A step that exists is left as it is.
@@ -138,42 +135,38 @@ class Checkpoints:
         step = int(state.step)
         if step == self.latest_step:
             return
-        scores: Any = {name: float(value) for name, value in metrics.items()}
-        description: Any = {
+        said: Any = {
             "format_version": FORMAT_VERSION,
-            **self._description,
-            "data_state": dict(data_state),
-            "metrics": scores,
+            **dataclasses.asdict(description),
             "best_metric": self._config.best_metric,
             "best_mode": self._config.best_mode,
-            "versions": package_versions(),
         }
         self._checkpointer.save_checkpointables_async(
             step,
             {
                 "params": state.params,
                 "optimizer": {"step": state.step, "opt_state": state.opt_state},
+                "tokenizer": {"files": np.frombuffer(json.dumps(dict(tokenizer_files)).encode(), np.uint8)},
             },
             force=True,  # train.py decides when to save; orbax's own policy could refuse the step of a SIGTERM
-            metrics=scores,
-            custom_metadata=description,
+            metrics=said["metrics"],
+            custom_metadata=said,
         )
 
-    def restore(self, abstract_state: TrainState, step: int | None = None) -> Restored:
-        """Read a step onto devices.
+    def restore(self, abstract_state: TrainState) -> TrainState:
+        """Read the newest step onto devices.
 
         Args:
             abstract_state: shapes, dtypes and shardings (``jax.ShapeDtypeStruct``) of every array; the number of
                 devices may differ from the one that wrote it.
-            step: which step; None for the newest.
 
         Raises:
-            CheckpointError: none there, of an unknown format version, or of another model.
+            CheckpointError: none there, of an unknown format version, of another model, or damaged.
         """
-        step = self.latest_step if step is None else step
+        step = self.latest_step
         if step is None:
             raise CheckpointError(f"{self._directory}: no checkpoint to restore")
-        arrays, description = _read_metadata(self._directory, step)
+        arrays, _ = _read_metadata(self._directory, step)
         wanted = {
             "params": abstract_state.params,
             "optimizer": {"step": abstract_state.step, "opt_state": abstract_state.opt_state},
@@ -181,7 +174,7 @@ class Checkpoints:
         # Before orbax: it would fail at the first difference, and leave half a load behind.
         differences = [
             f"{path}: {there} in the checkpoint, {here} in this run"
-            for path, (there, here) in _compare_shapes(arrays, wanted).items()
+            for path, (there, here) in _compare_shapes({name: arrays[name] for name in wanted}, wanted).items()
         ]
         if differences:
             raise CheckpointError(
@@ -189,12 +182,9 @@ class Checkpoints:
                 + "\n  ".join(differences)
                 + "\nUse the configuration that wrote it, or another --workdir."
             )
-        loaded = self._checkpointer.load_checkpointables(step, wanted)
-        return Restored(
-            state=TrainState(params=loaded["params"], **loaded["optimizer"]),
-            data_state=description["data_state"],
-            metrics=description["metrics"],
-        )
+        with _named_damage(self._directory, step):
+            loaded = self._checkpointer.load_checkpointables(step, wanted)
+        return TrainState(params=loaded["params"], **loaded["optimizer"])
 
     def close(self) -> None:
         """Wait for the write in progress."""
@@ -246,35 +236,77 @@ def _checkpoints_folder(workdir: str | Path) -> epath.Path:
     return epath.Path(workdir).resolve() / _CHECKPOINTS
 
 
-def _read_metadata(directory: epath.Path, step: int) -> tuple[Mapping[str, Any], dict[str, Any]]:
-    """What a step holds: array metadata by checkpointable, and the description that `Checkpoints.save` wrote."""
-    metadata = ocp.checkpointables_metadata(directory / str(step))
-    description: Any = metadata.custom_metadata or {}
-    found = description.get("format_version")
+def _read_metadata(directory: epath.Path, step: int) -> tuple[Mapping[str, Any], Description]:
+    """What a step holds: array metadata by checkpointable, and its description."""
+    with _named_damage(directory, step):
+        metadata = ocp.checkpointables_metadata(directory / str(step))
+        custom: Any = metadata.custom_metadata or {}
+    said = dict(custom)
+    found = said.pop("format_version", None)
     if found != FORMAT_VERSION:
         raise CheckpointError(
             f"{directory}/{step}: expected checkpoint format version {FORMAT_VERSION}, got {found}; "
             "read it with the plip_jax that wrote it, or update plip_jax"
         )
-    return metadata.metadata, description
+    return metadata.metadata, Description(**said)
+
+
+def _load(directory: epath.Path, step: int, names: Sequence[str]) -> dict[str, Any]:
+    """Read checkpointables into host memory; the tokenizer's files are decoded."""
+    arrays, _ = _read_metadata(directory, step)
+    with _named_damage(directory, step):
+        abstract = {name: jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), arrays[name]) for name in names}
+        loaded = ocp.load_checkpointables(directory / str(step), abstract)
+        if "tokenizer" in loaded:
+            loaded["tokenizer"] = json.loads(bytes(loaded["tokenizer"]["files"]))
+    return loaded
+
+
+@contextmanager
+def _named_damage(directory: epath.Path, step: int) -> Iterator[None]:
+    """Turn what orbax and its storage raise for files that are missing or damaged into one error."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # a dozen unrelated types
+        raise CheckpointError(
+            f"{directory}/{step} cannot be read ({type(error).__name__}: {error}); if it is damaged, remove it: "
+            "the run goes on from the one before"
+        ) from error
 
 
 def _choose_step(directory: epath.Path, which: Which) -> int:
     with ocp.training.Checkpointer(directory) as checkpointer:
         steps = [checkpoint.step for checkpoint in checkpointer.checkpoints]
     if not steps:
-        raise CheckpointError(f"{directory}: no whole checkpoint; train longer, or lower checkpoint.interval_steps")
+        raise CheckpointError(
+            f"{directory}: no whole checkpoint; train longer, or lower train.checkpoint_interval_steps"
+        )
     if which == "latest":
         return max(steps)
     if which == "best":
-        descriptions = {step: _read_metadata(directory, step)[1] for step in steps}
-        name, mode = (descriptions[max(steps)][field] for field in ("best_metric", "best_mode"))
-        if not name:
-            raise CheckpointError(f"{directory}: no best checkpoint, the run set no checkpoint.best_metric; use latest")
-        return max(steps, key=lambda step: (_score(descriptions[step]["metrics"], name, mode), step))
+        return _best_step(directory, steps)
     if which not in steps:
         raise CheckpointError(f"{directory}: no step {which!r}; there are {sorted(steps)}, latest and best")
     return which
+
+
+def _best_step(directory: epath.Path, steps: Sequence[int]) -> int:
+    newest = _read_metadata(directory, max(steps))[1]
+    name, mode = newest.best_metric, newest.best_mode
+    if not name:
+        raise CheckpointError(f"{directory}: no best checkpoint, the run set no checkpoint.best_metric; use latest")
+    scores: dict[int, float] = {}
+    for step in steps:
+        try:
+            scores[step] = _score(_read_metadata(directory, step)[1].metrics, name, mode)
+        except CheckpointError:
+            continue  # an old step whose removal was killed half way
+    best = max(scores, key=lambda step: (scores[step], step))
+    if scores[best] == float("-inf"):
+        raise CheckpointError(f"{directory}: no checkpoint was evaluated by {name} yet; use latest")
+    return best
 
 
 def read_model(workdir: str | Path, which: Which = "latest") -> ModelFiles:
@@ -289,16 +321,6 @@ def read_model(workdir: str | Path, which: Which = "latest") -> ModelFiles:
     """
     directory = _checkpoints_folder(workdir)
     step = _choose_step(directory, which)
-    arrays, description = _read_metadata(directory, step)
-    abstract = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), arrays["params"])
-    params = ocp.load_checkpointables(directory / str(step), {"params": abstract})["params"]
-    return ModelFiles(
-        params=params,
-        model_config=description["model_config"],
-        preprocessing=description["preprocessing"],
-        tokenizer_dir=tokenizer_dir(Path(workdir)),
-        tokenizer_fingerprint=description["tokenizer_fingerprint"],
-        step=step,
-        metrics=description["metrics"],
-        versions=description["versions"],
-    )
+    loaded = _load(directory, step, ("params", "tokenizer"))
+    description = _read_metadata(directory, step)[1]
+    return ModelFiles(loaded["params"], loaded["tokenizer"], description, step)

@@ -1,10 +1,11 @@
 """The picture of a run: its curves, drawn from ``metrics.jsonl``."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from plip_jax.training.logging import read_metrics
+from plip_jax.training.logging import headlines, read_metrics
 
 CURVES_FILE = "curves.png"
 
@@ -24,15 +25,13 @@ def draw_curves(workdir: Path) -> Path | None:
     _plot(axes[0, 0], trained, ["loss"], "Contrastive loss of the batch")
     _plot(axes[0, 1], trained, ["image_to_text_accuracy", "text_to_image_accuracy"], "Accuracy within the batch")
     _plot(axes[1, 0], trained, ["learning_rate"], "Learning rate")
-    _plot(axes[1, 1], lines, [name for name in evaluated if _is_headline(name)], "Held-out evaluation", marker="o")
+    _plot(axes[1, 1], lines, headlines(evaluated), "Held-out evaluation", marker="o")
     figure.suptitle(f"{workdir.name}: {trained[-1]['step']} steps")
     path = workdir / CURVES_FILE
-    figure.savefig(path, dpi=120)
+    temporary = path.with_suffix(".tmp")
+    figure.savefig(temporary, dpi=120, format="png")
+    os.replace(temporary, path)
     return path
-
-
-def _is_headline(name: str) -> bool:
-    return name.endswith(("recall@10", "weighted_f1"))
 
 
 def _plot(axes: Any, lines: Sequence[dict[str, Any]], names: Sequence[str], title: str, marker: str = "") -> None:

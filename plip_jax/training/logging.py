@@ -1,4 +1,4 @@
-"""What a run says while it runs: metrics to files, a progress line, and how long was spent where.
+"""What a run says while it runs: metrics to files, a progress line, and what of them is shown.
 
 JSON lines are always written; TensorBoard and Weights & Biases are extras. The JSON lines are the record of the run:
 one object a line with ``step`` (updates done), append-only, cut back on resume so that no step is there twice.
@@ -7,8 +7,8 @@ one object a line with ``step`` (updates done), append-only, cut back on resume 
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -31,8 +31,8 @@ class MetricWriter(Protocol):
 class JsonLinesWriter:
     """``metrics.jsonl`` in the work directory, one flushed line a call."""
 
-    def __init__(self, workdir: Path, config: Mapping[str, Any] | None = None):
-        del config  # the signature of the table
+    def __init__(self, workdir: Path, config: Mapping[str, Any], first_step: int):
+        del config, first_step  # the signature of the table; `cut_metrics` has cut the file
         self._file = (workdir / METRICS_FILE).open("a", encoding="utf-8")
 
     def write(self, step: int, scalars: Scalars) -> None:
@@ -49,11 +49,11 @@ class JsonLinesWriter:
 class TensorBoardWriter:
     """Event files in ``tensorboard/``; needs the ``tensorboard`` extra."""
 
-    def __init__(self, workdir: Path, config: Mapping[str, Any] | None = None):
+    def __init__(self, workdir: Path, config: Mapping[str, Any], first_step: int):
         del config  # the signature of the table
         # tensorboardX and not clu.metric_writers, which imports TensorFlow.
         tensorboardX = _import_extra("tensorboardX", "tensorboard")
-        self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+        self._writer = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step)
 
     def write(self, step: int, scalars: Scalars) -> None:
         """Add each scalar under its name."""
@@ -68,13 +68,17 @@ class TensorBoardWriter:
 class WandbWriter:
     """A Weights & Biases run named after the work directory; needs the ``wandb`` extra."""
 
-    def __init__(self, workdir: Path, config: Mapping[str, Any] | None = None):
+    def __init__(self, workdir: Path, config: Mapping[str, Any], first_step: int):
+        del first_step  # W&B itself drops steps that it has
         wandb = _import_extra("wandb", "wandb")
         # One id for one work directory: a resumed run goes on in the same W&B run.
+        id_file = workdir / "wandb_id.txt"
+        if not id_file.exists():
+            id_file.write_text(uuid.uuid4().hex, encoding="utf-8")
         self._run = wandb.init(
             project="plip_jax",
             name=workdir.name,
-            id=workdir.name,
+            id=id_file.read_text(encoding="utf-8"),
             resume="allow",
             dir=str(workdir),
             config=dict(config or {}),
@@ -105,12 +109,21 @@ def _import_extra(module: str, extra: str) -> Any:
         ) from error
 
 
-def make_writers(workdir: Path, names: list[str], config: Mapping[str, Any]) -> list[MetricWriter]:
-    """Open the named entries of ``WRITERS``; JSON lines are always among them."""
+def make_writers(
+    workdir: Path, names: Sequence[str], config: Mapping[str, Any], *, first_step: int = 1
+) -> list[MetricWriter]:
+    """Open the named entries of ``WRITERS``; JSON lines are always among them.
+
+    Args:
+        workdir: where they write.
+        names: keys of ``WRITERS``.
+        config: shown by those that can.
+        first_step: the first that will be written; what an earlier, killed run wrote from there on is void.
+    """
     writers: list[MetricWriter] = []
     try:
         for name in dict.fromkeys(["jsonl", *names]):
-            writers.append(WRITERS[name](workdir, config))
+            writers.append(WRITERS[name](workdir, config, first_step))
     except ImportError:
         for writer in writers:
             writer.close()
@@ -141,28 +154,6 @@ def cut_metrics(workdir: Path, step: int) -> None:
     os.replace(temporary, path)
 
 
-class Stopwatch:
-    """Seconds of a named activity since the last reading."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._spent = 0.0
-
-    def __enter__(self) -> "Stopwatch":
-        self._entered = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._spent += time.perf_counter() - self._entered
-
-    def read(self) -> tuple[float, float]:
-        """Seconds inside the activity and seconds in all since the last reading; starts anew."""
-        now = time.perf_counter()
-        spent, total = self._spent, now - self._start
-        self._start, self._spent = now, 0.0
-        return spent, total
-
-
 class ProgressLine:
     """One line that is rewritten on a terminal, or a plain line a report where there is none."""
 
@@ -173,12 +164,13 @@ class ProgressLine:
 
     def report(self, step: int, scalars: Scalars) -> None:
         """Show step, loss, pairs a second, the share of time spent waiting for data, and the time left."""
-        rate = scalars["steps_per_second"]
-        left = _duration((self._total - step) / rate) if rate > 0 else "?"
-        text = (
-            f"step {step}/{self._total}  loss {scalars['loss']:.4f}  {scalars['pairs_per_second']:.0f} pairs/s  "
-            f"waiting for data {scalars['data_wait_share']:.0%}  {left} left"
-        )
+        text = f"step {step}/{self._total}  loss {scalars['loss']:.4f}"
+        if "steps_per_second" in scalars:  # not at the first step, which compiles
+            left = _duration((self._total - step) / scalars["steps_per_second"])
+            text += (
+                f"  {scalars['pairs_per_second']:.0f} pairs/s  waiting for data {scalars['data_wait_share']:.0%}  "
+                f"{left} left"
+            )
         self._stream.write(f"\r\x1b[2K{text}" if self._live else f"{text}\n")
         self._stream.flush()
 
@@ -192,3 +184,8 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def headlines(names: Iterable[str]) -> list[str]:
+    """The evaluation metrics worth a glance, of many."""
+    return [name for name in names if name.endswith(("recall@10", "weighted_f1"))]

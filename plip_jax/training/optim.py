@@ -43,9 +43,12 @@ class OptimConfig:
         for name, table in (("schedule", SCHEDULES), ("decay_mask", DECAY_MASKS)):
             if getattr(self, name) not in table:
                 raise ValueError(f"optim.{name}: expected one of {', '.join(table)}, got {getattr(self, name)!r}")
-        for name in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm"):
+        for name in ("learning_rate", "warmup_steps", "weight_decay", "clip_norm", "eps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"optim.{name}: expected a number >= 0, got {getattr(self, name)}")
+        for name in ("b1", "b2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optim.{name}: expected a share of at least 0 and below 1, got {getattr(self, name)}")
 
 
 def _cosine(progress: Float[Array, ""]) -> Float[Array, ""]:

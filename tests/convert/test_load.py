@@ -12,9 +12,8 @@ from small_models import NO_TORCH, make_model, make_torch_model, save_torch_fold
 from plip_jax.convert import load
 from plip_jax.convert.hf import differing_params
 from plip_jax.convert.load import SourceError, hash_params, load_model
-from plip_jax.data.tokenizer import train_tokenizer
 from plip_jax.export import export
-from plip_jax.training.checkpoint import CheckpointConfig, Checkpoints, tokenizer_dir
+from plip_jax.training.checkpoint import CheckpointConfig, Checkpoints, Description
 from plip_jax.training.state import TrainState
 
 
@@ -31,18 +30,10 @@ def test_a_folder_is_recognised_by_its_content(tmp_path: Path) -> None:
 
 def test_a_workdir_of_training_is_recognised(tmp_path: Path) -> None:
     model = make_model()
-    model.tokenizer.save(tokenizer_dir(tmp_path))
-    checkpoints = Checkpoints(
-        tmp_path,
-        CheckpointConfig(),
-        {
-            "model_config": model.config.to_dict(),
-            "preprocessing": model.preprocessing.to_dict(),
-            "tokenizer_fingerprint": model.tokenizer.fingerprint,
-        },
-    )
+    description = Description(model.config.to_dict(), model.preprocessing.to_dict(), {}, [])
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
     state = TrainState(step=jnp.asarray(3, jnp.int32), params=model.params, opt_state={})
-    checkpoints.save(state, {"position": 3}, {})
+    checkpoints.save(state, description, model.tokenizer.files)
     checkpoints.close()
     loaded = load_model(tmp_path)
     assert loaded.step == 3
@@ -50,11 +41,8 @@ def test_a_workdir_of_training_is_recognised(tmp_path: Path) -> None:
     assert (loaded.config, loaded.preprocessing) == (model.config, model.preprocessing)
     assert differing_params(loaded.params, model.params) == []
     assert loaded.weights_hash == model.weights_hash
-
-    other = train_tokenizer(["entirely different words"], vocab_size=520, context_length=16)
-    other.save(tokenizer_dir(tmp_path))
-    with pytest.raises(SourceError, match="tokenizer that the checkpoint was trained with"):
-        load_model(tmp_path)
+    assert loaded.tokenizer.fingerprint == model.tokenizer.fingerprint
+    assert loaded.tokenizer.folder is None  # it was in the checkpoint
 
 
 def test_the_hash_is_of_the_weights_and_not_of_their_file(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_a_split_that_tasks_share_is_opened_and_embedded_once(tasks):
         opened.append((path, split))
         return RECORDS
 
-    def encode_images(images) -> np.ndarray:
+    def encode_images(images, *, names) -> np.ndarray:
         embedded.extend(images)
         return np.random.default_rng(0).normal(size=(4, 3))
 

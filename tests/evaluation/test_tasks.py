@@ -28,7 +28,7 @@ def encode_text(texts) -> np.ndarray:
     return np.array([DIRECTIONS[text] for text in texts], np.float32)
 
 
-def encode_images(images) -> np.ndarray:
+def encode_images(images, *, names) -> np.ndarray:
     """An image's bytes are the text it looks like."""
     return np.array([DIRECTIONS[image.decode()] for image in images], np.float32)
 
@@ -163,7 +163,7 @@ def test_embeddings_must_be_of_these_examples():
     records = [Record("0", "a", (), b"x"), Record("1", "a", (), b"y")]
     examples = Examples.from_records(records)
     with pytest.raises(EvaluationError, match="expected 2 rows"):
-        examples.embed(lambda images: encode_images(images)[:1])
+        examples.embed(lambda images, names: encode_images(images, names=names)[:1])
     records.reverse()
     with pytest.raises(EvaluationError, match="expected '0', got '1'"):
         examples.embed(encode_images)

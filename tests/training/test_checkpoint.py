@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 
 from plip_jax import sharding
-from plip_jax.training.checkpoint import CheckpointConfig, CheckpointError, Checkpoints, is_workdir, read_model
+from plip_jax.training.checkpoint import (
+    CheckpointConfig,
+    CheckpointError,
+    Checkpoints,
+    Description,
+    is_workdir,
+    read_model,
+)
 from plip_jax.training.optim import OptimConfig, make_optimizer
 from plip_jax.training.state import init_state
 
-DESCRIPTION = {"model_config": {"a": 1}, "preprocessing": {"image_size": 8}, "tokenizer_fingerprint": "f"}
+DESCRIPTION = Description({"a": 1}, {"image_size": 8}, {"seed": 0}, [{"platform": "cpu"}])
+TOKENIZER = {"vocab.json": '{"\u00e9": 0}'}
 OPTIMIZER = make_optimizer(OptimConfig(1e-3, 0), 10)
 
 
@@ -27,10 +35,15 @@ def abstract(state, devices=None):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), state)
 
 
+def save(checkpoints, step, metrics):
+    description = dataclasses.replace(DESCRIPTION, data_state={"position": step}, metrics=metrics)
+    checkpoints.save(make_state(step), description, TOKENIZER)
+
+
 def write(workdir, config, scores):
-    checkpoints = Checkpoints(workdir, config, DESCRIPTION)
+    checkpoints = Checkpoints(workdir, config)
     for step, metrics in scores.items():
-        checkpoints.save(make_state(step), {"position": step}, metrics)
+        save(checkpoints, step, metrics)
     checkpoints.close()
 
 
@@ -50,7 +63,7 @@ def test_the_newest_are_kept_and_the_best_beside_them(tmp_path):
 def test_best_can_be_the_smallest(tmp_path):
     write(tmp_path, CheckpointConfig(keep=1, best_metric="l", best_mode="min"), {1: {"l": 3}, 2: {"l": 1}, 3: {"l": 2}})
     assert steps(tmp_path) == [2, 3]
-    assert read_model(tmp_path, "best").metrics == {"l": 1.0}
+    assert read_model(tmp_path, "best").description.metrics == {"l": 1.0}
 
 
 def test_restore_brings_back_every_bit_on_another_number_of_devices(tmp_path):
@@ -59,10 +72,11 @@ def test_restore_brings_back_every_bit_on_another_number_of_devices(tmp_path):
     for devices in (jax.devices()[:1], jax.devices()[:8]):
         restored = checkpoints.restore(abstract(make_state(0), devices))
         expected = make_state(7)
-        jax.tree.map(np.testing.assert_array_equal, restored.state, expected)
-        assert restored.data_state == {"position": 7}
-        assert restored.metrics == {"r": 0.5}
-        assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(restored.state)} == {len(devices)}
+        jax.tree.map(np.testing.assert_array_equal, restored, expected)
+        assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(restored)} == {len(devices)}
+    assert checkpoints.describe().data_state == {"position": 7}
+    assert checkpoints.describe().metrics == {"r": 0.5}
+    assert checkpoints.read_tokenizer_files() == TOKENIZER
     checkpoints.close()
 
 
@@ -71,17 +85,18 @@ def test_a_model_is_read_as_numpy_with_its_description(tmp_path):
     files = read_model(tmp_path)
     np.testing.assert_array_equal(files.params["kernel"], np.arange(6).reshape(2, 3) + 7)
     assert type(files.params["kernel"]) is np.ndarray
-    assert (files.model_config, files.preprocessing) == ({"a": 1}, {"image_size": 8})
-    assert files.tokenizer_dir == tmp_path / "tokenizer"
-    assert files.versions["jax"] == jax.__version__
+    assert files.tokenizer_files == TOKENIZER
+    assert files.step == 7
+    # What was written, and what `save` adds.
+    assert dataclasses.replace(files.description, data_state={}) == DESCRIPTION
 
 
 def test_a_step_that_exists_is_not_written_twice(tmp_path):
-    checkpoints = Checkpoints(tmp_path, CheckpointConfig(), DESCRIPTION)
-    checkpoints.save(make_state(3), {"position": 3}, {"r": 1.0})
-    checkpoints.save(make_state(3), {"position": 99}, {})
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
+    save(checkpoints, 3, {"r": 1.0})
+    save(checkpoints, 3, {})
     checkpoints.close()
-    assert read_model(tmp_path).metrics == {"r": 1.0}
+    assert read_model(tmp_path).description.metrics == {"r": 1.0}
 
 
 def test_a_half_written_step_is_never_picked_up(tmp_path):
@@ -90,9 +105,9 @@ def test_a_half_written_step_is_never_picked_up(tmp_path):
     (folder / "3.orbax-checkpoint-tmp").mkdir()  # what a kill in the middle of a write leaves
     (folder / "3.orbax-checkpoint-tmp" / "params").mkdir()
     assert read_model(tmp_path).step == 2
-    checkpoints = Checkpoints(tmp_path, CheckpointConfig(), DESCRIPTION)
+    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
     assert checkpoints.latest_step == 2
-    checkpoints.save(make_state(3), {"position": 3}, {})
+    save(checkpoints, 3, {})
     checkpoints.close()
     assert steps(tmp_path) == [2, 3]
 
@@ -128,3 +143,24 @@ def test_another_model_does_not_fit(tmp_path):
     assert "params/kernel: (2, 3) in the checkpoint, (4, 4) in this run" in str(caught.value)
     assert "params/norm/scale: (3,) in the checkpoint, absent in this run" in str(caught.value)
     checkpoints.close()
+
+
+def test_a_best_metric_that_nothing_was_evaluated_by_is_not_the_newest(tmp_path):
+    write(tmp_path, CheckpointConfig(best_metric="r"), {1: {"other": 1.0}, 2: {}})
+    with pytest.raises(CheckpointError, match="no checkpoint was evaluated by r yet"):
+        read_model(tmp_path, "best")
+
+
+def test_an_old_step_whose_removal_was_killed_is_passed_over(tmp_path):
+    write(tmp_path, CheckpointConfig(keep=3, best_metric="r"), {1: {"r": 0.9}, 2: {"r": 0.5}, 3: {"r": 0.1}})
+    (tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA").unlink()
+    assert read_model(tmp_path, "best").step == 2
+
+
+def test_damage_is_named_and_nothing_else_is_raised(tmp_path):
+    write(tmp_path, CheckpointConfig(), {1: {}})
+    damaged = [path for path in (tmp_path / "checkpoints" / "1" / "params").rglob("*") if path.is_file()]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:7])
+    with pytest.raises(CheckpointError, match=r"checkpoints/1 cannot be read \("):
+        read_model(tmp_path)

@@ -8,7 +8,7 @@ import types
 import pytest
 
 from plip_jax.training.curves import draw_curves
-from plip_jax.training.logging import ProgressLine, Stopwatch, cut_metrics, make_writers, read_metrics
+from plip_jax.training.logging import ProgressLine, cut_metrics, make_writers, read_metrics
 
 LINE = {"loss": 1.25, "pairs_per_second": 100.0, "steps_per_second": 2.0, "data_wait_share": 0.25}
 
@@ -40,8 +40,8 @@ def test_the_extras_write_what_json_lines_write(tmp_path, monkeypatch):
             calls.append(("wandb", "finish"))
 
     class SummaryWriter:
-        def __init__(self, folder):
-            calls.append(("tensorboard", folder))
+        def __init__(self, folder, purge_step):
+            calls.append(("tensorboard", "from", purge_step))
 
         def add_scalar(self, name, value, step):
             calls.append(("tensorboard", step, {name: value}))
@@ -54,13 +54,18 @@ def test_the_extras_write_what_json_lines_write(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=SummaryWriter))
     workdir = tmp_path / "run"
     workdir.mkdir()
-    writers = make_writers(workdir, ["tensorboard", "wandb"], {"seed": 0})
+    writers = make_writers(workdir, ["tensorboard", "wandb"], {"seed": 0}, first_step=7)
     for writer in writers:
         writer.write(7, {"loss": 0.5})
         writer.close()
     assert ("tensorboard", 7, {"loss": 0.5}) in calls
     assert ("wandb", 7, {"loss": 0.5}) in calls
-    assert ("init", "run") in calls
+    assert ("tensorboard", "from", 7) in calls
+    # The same W&B run when it is resumed, and not that of another folder called "run".
+    (first,) = [call[1] for call in calls if call[0] == "init"]
+    assert len(first) == 32
+    make_writers(workdir, ["wandb"], {})[0].close()
+    assert [call[1] for call in calls if call[0] == "init"] == [first, first]
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
@@ -85,15 +90,6 @@ def test_progress_is_one_live_line_on_a_terminal_and_plain_lines_elsewhere():
     line.say("saved")
     assert live.getvalue().count("\n") == 1
     assert live.getvalue().count("\r\x1b[2K") == 3
-
-
-def test_the_stopwatch_tells_waiting_from_all():
-    watch = Stopwatch()
-    with watch:
-        pass
-    waiting, total = watch.read()
-    assert 0 <= waiting <= total
-    assert watch.read()[0] == 0.0
 
 
 def test_curves_are_drawn_from_the_metrics(tmp_path):
