@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -42,7 +43,7 @@ def reference(model: PLIP, images: list[np.ndarray]) -> np.ndarray:
     """The same features, one unpadded and unsharded image at a time, without the encoder."""
     network = clip.build(model.encoder.config)
     preprocessing = model.encoder.preprocessing
-    params = jax.device_get(model.params)
+    params = jax.tree.map(jnp.asarray, jax.device_get(model.params))
 
     @jax.jit
     def encode(pixels: jax.Array) -> jax.Array:
@@ -106,7 +107,8 @@ def test_texts_are_encoded_in_order_and_unpadded_equal_padded(model: PLIP) -> No
     features = model.encode_text(texts)
     assert (features.shape, features.dtype) == ((14, 16), np.float32)
     network = clip.build(model.encoder.config)
-    encode = jax.jit(lambda tokens: network.encode_text(jax.device_get(model.params), tokens))
+    params = jax.tree.map(jnp.asarray, jax.device_get(model.params))
+    encode = jax.jit(lambda tokens: network.encode_text(params, tokens))
     for i in (0, 5, 12, 13):
         expected = np.asarray(encode(model.encoder.tokenizer(texts[i])), np.float64)[0]
         np.testing.assert_allclose(features[i], expected / np.linalg.norm(expected), atol=1e-6)

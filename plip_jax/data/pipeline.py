@@ -9,7 +9,10 @@ import dataclasses
 import functools
 import hashlib
 import json
+import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
@@ -220,7 +223,20 @@ def _run_ahead(batches: "_BatchSource") -> grain.IterDataset[Batch]:
         flags.FLAGS.mark_as_parsed()  # outside absl.app, Grain's worker processes read their flags unparsed and fail
     options = grain.MultiprocessingOptions(config.num_workers, per_worker_buffer_size=max(1, config.prefetch))
     # Last in the chain: what follows mp_prefetch would run in this process.
-    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)).mp_prefetch(options)
+    ahead = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+    return ahead.mp_prefetch(options, worker_init_fn=_live_and_die_with_the_trainer)
+
+
+def _live_and_die_with_the_trainer(worker: int, workers: int) -> None:
+    """Set up a worker process: signals are the trainer's, and nothing outlives it."""
+    del worker, workers  # Grain's signature
+    # A Ctrl-C or a scheduler's SIGTERM reaches the whole group; the trainer saves first, then ends its workers.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    trainer = multiprocessing.parent_process()
+    if trainer is not None:
+        # After a SIGKILL of the trainer a worker would wait for ever for room in a queue that nobody reads.
+        threading.Thread(target=lambda: (trainer.join(), os._exit(1)), daemon=True).start()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,7 +95,7 @@ def _graphdefs(model: CLIP) -> dict[str, nnx.GraphDef]:
     return {"vision": nnx.split(network.vision)[0], "text": nnx.split(network.text)[0]}
 
 
-def _plain(state: nnx.State) -> Params:
+def _plain(state: Any) -> Params:
     """NNX state to the plain dict; the stack's inner name is an implementation detail and left out of the paths."""
     params = nnx.to_pure_dict(state)
     for tower in ("vision", "text"):

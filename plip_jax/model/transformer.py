@@ -70,7 +70,7 @@ def _matmul_forward(x: Array, kernel: Array, compute_dtype: str) -> tuple[Array,
     return _matmul(x, kernel, compute_dtype), (x_rounded, kernel, jnp.zeros((), x.dtype))
 
 
-def _matmul_backward(compute_dtype: str, residuals: tuple[Array, Array, Array], g: Array) -> tuple[Array, Array]:
+def _matmul_backward(compute_dtype: str, residuals: Any, g: Any) -> tuple[Array, Array]:
     # The transpose rule of a plain product would round the weight gradient to the operands' dtype.
     x, kernel, x_dtype = residuals
     leading = tuple(range(x.ndim - 1))
@@ -233,7 +233,7 @@ class Stack(nnx.Module):
         """Run the blocks in order; ``mask`` as in `Attention`."""
         graphdef, layers = nnx.split(self.stacked)
 
-        def run_block(carry: Array, layer: nnx.State) -> tuple[Array, None]:
+        def run_block(carry: Array, layer: Any) -> tuple[Array, None]:
             return nnx.merge(graphdef, layer)(carry, mask), None
 
         return jax.lax.scan(jax.checkpoint(run_block) if self.remat else run_block, x, layers)[0]

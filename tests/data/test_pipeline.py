@@ -3,7 +3,12 @@
 import dataclasses
 import io
 import json
+import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -164,6 +169,51 @@ def test_worker_processes_and_threads_give_the_same_batches(records):
     workers.set_state(state)
     assert_equal_batches(take(workers, 3), alone[4:])
     workers.close()
+
+
+TRAINER = """
+import multiprocessing, sys, time
+from plip_jax.data.pipeline import DataConfig, SourceConfig, make_train_iterator
+from plip_jax.data.tokenizer import train_tokenizer
+
+def main():
+    tokenizer = train_tokenizer(["a b c"], vocab_size=520, context_length=8)
+    source = SourceConfig(sys.argv[1])
+    config = DataConfig(sources=(source,), global_batch_size=8, image_size=16, augmentation="none", num_workers=1)
+    iterator = make_train_iterator(config, tokenizer)
+    next(iterator)
+    print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+    time.sleep(300)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_workers_ignore_the_groups_signals_and_die_with_a_killed_trainer(records, tmp_path):
+    script = tmp_path / "trainer.py"
+    script.write_text(TRAINER)
+    trainer = subprocess.Popen([sys.executable, str(script), records], stdout=subprocess.PIPE, text=True)
+    workers = [int(pid) for pid in trainer.stdout.readline().split()]
+    assert workers
+    for pid in workers:
+        os.kill(pid, signal.SIGTERM)
+    time.sleep(1)
+    assert all(is_running(pid) for pid in workers)
+    trainer.kill()
+    trainer.communicate()
+    deadline = time.monotonic() + 30
+    while any(is_running(pid) for pid in workers):
+        assert time.monotonic() < deadline, "a worker outlives its trainer"
+        time.sleep(0.1)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (ProcessLookupError, FileNotFoundError):
+        return False
 
 
 def test_one_of_several_captions_is_drawn_and_changes_over_epochs(records):

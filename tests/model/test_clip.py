@@ -72,7 +72,9 @@ def test_padding_and_its_token_change_nothing(params, tokens):
     zero_padded = np.array(tokens)
     for row, length in enumerate((3, 7, 12)):
         zero_padded[row, length:] = 0
-    np.testing.assert_array_equal(model.encode_text(params, tokens), model.encode_text(params, zero_padded))
+    np.testing.assert_array_equal(
+        model.encode_text(params, tokens), model.encode_text(params, jnp.asarray(zero_padded))
+    )
     short = model.encode_text(params, tokens[:2, :7])
     # Another length is another program: the sums may be ordered differently.
     np.testing.assert_allclose(model.encode_text(params, tokens)[:2], short, rtol=0, atol=1e-6)

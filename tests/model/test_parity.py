@@ -81,7 +81,7 @@ def traces(reference):
 @pytest.fixture(scope="module")
 def params(reference):
     tensors = {name: tensor.detach().numpy() for name, tensor in reference[0].named_parameters()}
-    return names.to_params(tensors, CONFIG, "hf", where="CLIPModel")
+    return jax.tree.map(jnp.asarray, names.to_params(tensors, CONFIG, "hf", where="CLIPModel"))
 
 
 def test_parameter_count_is_the_published_one(params):
