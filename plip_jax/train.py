@@ -7,7 +7,6 @@ work directory, it goes on where its newest checkpoint stands. It uses all devic
 import argparse
 import dataclasses
 import functools
-import math
 import shlex
 import sys
 import threading
@@ -20,136 +19,25 @@ import jax
 
 from plip_jax import sharding
 from plip_jax.api import Encoder
-from plip_jax.config_file import flatten_config, parse_config_args
+from plip_jax.config_file import parse_config_args
 from plip_jax.convert.load import load_model
 from plip_jax.data.examples import open_examples
 from plip_jax.data.image import Preprocessing, normalize_pixels
-from plip_jax.data.pipeline import DataConfig, SourceConfig, TrainIterator, make_train_iterator
+from plip_jax.data.pipeline import TrainIterator
 from plip_jax.data.records import open_records
 from plip_jax.data.tokenizer import Tokenizer, load_tokenizer, restore_tokenizer, train_tokenizer
 from plip_jax.evaluation import suite
 from plip_jax.model import clip
 from plip_jax.model.presets import CLIPConfig, get_preset
-from plip_jax.training.checkpoint import CheckpointConfig, Checkpoints, Description
+from plip_jax.run_config import RunConfig
+from plip_jax.training.checkpoint import Checkpoints, Description
 from plip_jax.training.curves import draw_curves
 from plip_jax.training.logging import ProgressLine, cut_metrics, make_writers
 from plip_jax.training.loop import Actions, Loop, Schedule, TrainingError, interrupted_by_signal
-from plip_jax.training.losses import get_loss
-from plip_jax.training.optim import OptimConfig, learning_rate_schedule, make_optimizer
-from plip_jax.training.provenance import check_config, environment, locked, plain_config, why_not_bit_exact
+from plip_jax.training.optim import learning_rate_schedule, make_optimizer
+from plip_jax.training.provenance import check_config, environment, locked, why_not_bit_exact
 from plip_jax.training.state import TrainState, init_state
 from plip_jax.training.step import Task, make_train_step
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-    """What is trained.
-
-    Attributes:
-        preset: a key of ``PRESETS``; read where nothing is fine-tuned.
-        init_from: a model to fine-tune: folder, work directory or hub id; empty trains from scratch.
-        tokenizer: a tokenizer's folder or hub id; empty takes that of ``init_from``, or learns one from the captions.
-        compute_dtype: operands of the matrix products.
-        remat: recompute activations in the backward pass.
-        patch_dropout: share of patches left out in training.
-    """
-
-    preset: str
-    init_from: str
-    tokenizer: str
-    compute_dtype: str
-    remat: bool
-    patch_dropout: float
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How long, and how often something is done on the way; steps are updates.
-
-    Attributes:
-        epochs: passes over the data; may be a fraction.
-        steps: overrides ``epochs`` where above 0.
-        stop_at_step: ends the run early, with the schedule of the whole length; 0 for never.
-        eval_interval_steps: evaluation during training; 0 only at the end.
-        checkpoint_interval_steps: checkpoints besides those at each evaluation and at the end; 0 for none.
-        log_interval_steps: metrics and progress.
-    """
-
-    epochs: float
-    steps: int
-    stop_at_step: int
-    eval_interval_steps: int
-    checkpoint_interval_steps: int
-    log_interval_steps: int
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            least = 1 if field.name == "log_interval_steps" else 0
-            if getattr(self, field.name) < least:
-                raise TrainingError(f"train.{field.name}: expected {least} or more, got {getattr(self, field.name)}")
-
-    def total_steps(self, steps_per_epoch: int) -> int:
-        """Length of the schedule."""
-        total = self.steps or math.ceil(self.epochs * steps_per_epoch)
-        if total < 1:
-            raise TrainingError("train: expected steps or epochs above 0")
-        return total
-
-
-@dataclasses.dataclass(frozen=True)
-class RunConfig:
-    """The whole configuration, each block as its owner's dataclass; ``flat`` is what the run is compared by."""
-
-    seed: int
-    model: ModelConfig
-    sources: tuple[SourceConfig, ...]
-    data: Mapping[str, Any]
-    loss: Callable[..., Any]
-    optim: OptimConfig
-    train: TrainConfig
-    planned: Sequence[suite.PlannedTask]
-    eval_batch_size: int
-    checkpoint: CheckpointConfig
-    writers: tuple[str, ...]
-    flat: Mapping[str, Any]
-
-    @classmethod
-    def read(cls, config: Any) -> "RunConfig":
-        """Check every block; a TrainingError names the one that is missing or wrong."""
-        try:
-            planned, _ = suite.plan_tasks(config.eval.tasks, block="config.eval.tasks")
-            read = cls(
-                seed=config.seed,
-                model=ModelConfig(**config.model),
-                sources=_sources(config.data.sources),
-                data={name: value for name, value in config.data.items() if name != "sources"},
-                loss=get_loss(config.loss.name),
-                optim=OptimConfig(**config.optim),
-                train=TrainConfig(**config.train),
-                planned=planned,
-                eval_batch_size=config.eval.batch_size,
-                checkpoint=CheckpointConfig(**config.checkpoint),
-                writers=tuple(name for name, on in config.logging.items() if on),
-                flat=plain_config(flatten_config(config)),
-            )
-        except (AttributeError, TypeError) as error:
-            raise TrainingError(f"this is no training config: {error}; configs/plip_vit_b32.py is one") from error
-        if read.checkpoint.best_metric and not planned:
-            raise TrainingError(
-                f"checkpoint.best_metric is {read.checkpoint.best_metric!r}, but no set of config.eval.tasks has data; "
-                "give one its folder, or leave the metric empty"
-            )
-        return read
-
-    def make_iterator(self, start: "StartingPoint") -> TrainIterator:
-        """Open the data iterator."""
-        try:
-            data = DataConfig(
-                sources=self.sources, image_size=start.config.vision.image_size, seed=self.seed, **self.data
-            )
-        except TypeError as error:
-            raise TrainingError(f"config.data: {error}") from error
-        return make_train_iterator(data, start.tokenizer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,64 +107,25 @@ def train(config: RunConfig, workdir: Path, allow_change: bool, interrupted: thr
     mesh = sharding.make_mesh()
     with locked(workdir):
         checkpoints = Checkpoints(workdir, config.checkpoint)
-        resumed = checkpoints.describe() if checkpoints.latest_step is not None else None
-        changes = check_config(resumed.config, config.flat, allow_change=allow_change) if resumed else []
-        start = resumed_point(resumed, checkpoints) if resumed else starting_point(config)
-        iterator = config.make_iterator(start)
-        total_steps = config.train.total_steps(iterator.steps_per_epoch)
-        optimizer = make_optimizer(config.optim, total_steps)
-        rate = learning_rate_schedule(config.optim, total_steps)
-        step_function = make_train_step(make_task(config, start), optimizer, rate)
-        init = functools.partial(init_state, initial_params(config, start), optimizer, sharding.replicated(mesh))
-        state = restore(checkpoints, init, mesh) if resumed else init()
-        if resumed:
-            changes += restore_position(iterator, resumed.data_state, allow_change)
-
-        last_step = min(total_steps, config.train.stop_at_step or total_steps)
-        progress = ProgressLine(last_step)
-        say_hello(progress, workdir, state, iterator, mesh, config, total_steps)
-        for change in changes:
-            progress.say(f"changed: {change}")
-        environments = list(resumed.environments) if resumed else []
-        for reason in why_not_bit_exact(environments) if resumed else ():
-            progress.say(f"not bit-exact: {reason}")
-        if environment() not in environments:
-            environments.append(environment())
-
-        cut_metrics(workdir, int(state.step))
-        writers = make_writers(workdir, config.writers, config.flat, first_step=int(state.step) + 1)
-        description = Description(
-            start.config.to_dict(), start.preprocessing.to_dict(), dict(config.flat), environments
-        )
-
-        def take_step(state: TrainState, batch: Mapping[str, Any]) -> tuple[TrainState, Any]:
-            return step_function(state, sharding.put_batch(mesh, {name: batch[name] for name in ("image", "tokens")}))
-
-        def save(state: TrainState, scores: Mapping[str, float]) -> None:
-            here = dataclasses.replace(description, data_state=iterator.get_state(), metrics=dict(scores))
-            checkpoints.save(state, here, start.tokenizer.files)
-            check_best_metric(config.checkpoint.best_metric, scores)
-
+        run = prepare(config, checkpoints, mesh, allow_change)
+        progress = ProgressLine(run.last_step)
+        for line in run.hello(workdir, config, mesh):
+            progress.say(line)
+        cut_metrics(workdir, int(run.state.step))
+        writers = make_writers(workdir, config.writers, config.flat, first_step=int(run.state.step) + 1)
         loop = Loop(
-            Schedule(
-                last_step=last_step,
-                steps_per_epoch=iterator.steps_per_epoch,
-                global_batch_size=config.data["global_batch_size"],
-                eval_interval_steps=config.train.eval_interval_steps,
-                checkpoint_interval_steps=config.train.checkpoint_interval_steps,
-                log_interval_steps=config.train.log_interval_steps,
-            ),
-            Actions(take_step, make_evaluate(config, start, mesh, evaluation_data), save),
-            iterator,
+            run.schedule(config),
+            make_actions(config, run, checkpoints, mesh, evaluation_data),
+            run.iterator,
             writers,
             progress,
             interrupted,
         )
         try:
-            finished = loop.run(state)
+            finished = loop.run(run.state)
         finally:
             checkpoints.close()  # lets the last write land
-            iterator.close()
+            run.iterator.close()
             for writer in writers:
                 writer.close()
         if finished:
@@ -285,18 +134,107 @@ def train(config: RunConfig, workdir: Path, allow_change: bool, interrupted: thr
         return finished
 
 
-def _sources(blocks: Mapping[str, Any]) -> tuple[SourceConfig, ...]:
-    """The records folders to train on; one without a path is left out unless all are."""
-    sources = tuple(SourceConfig(**block) for block in blocks.values() if block["path"])
-    if not sources:
-        names = ", ".join(f"--config.data.sources.{name}.path=DIR" for name in blocks)
-        raise TrainingError(
-            f"no training data: give a records folder with {names}. Make one from an image-caption table with\n"
-            "  python -m data_prep.build --source csv --table captions.csv --images DIR --out DIR\n"
-            "or simulated tissue with\n"
-            "  python -m data_prep.simulate --out DIR"
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run that may begin: all that could be refused was looked at, and nothing is written yet.
+
+    Attributes:
+        start: the network.
+        iterator: the batches, behind those that are done.
+        state: drawn, loaded or restored.
+        take_step: the jitted step.
+        total_steps: length of the schedule.
+        last_step: where this run ends.
+        changes: what is not as it was when the run began, allowed by the user.
+        environments: of every machine of the run, this one among them.
+        not_bit_exact: why a restart may differ from the unbroken run.
+    """
+
+    start: StartingPoint
+    iterator: TrainIterator
+    state: TrainState
+    take_step: Callable[..., tuple[TrainState, Any]]
+    total_steps: int
+    last_step: int
+    changes: Sequence[str]
+    environments: Sequence[Mapping[str, Any]]
+    not_bit_exact: Sequence[str]
+
+    def hello(self, workdir: Path, config: RunConfig, mesh: Any) -> list[str]:
+        """What is about to run, in lines."""
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
+        step = int(self.state.step)
+        return [
+            f"{workdir}: {count:,} parameters, {self.iterator.num_examples} records, batch "
+            f"{config.data['global_batch_size']}, {self.total_steps} steps, "
+            f"{mesh.size} {jax.default_backend()} devices",
+            *([f"resuming at step {step}"] if step else []),
+            *(f"changed: {change}" for change in self.changes),
+            *(f"not bit-exact: {reason}" for reason in self.not_bit_exact),
+        ]
+
+    def schedule(self, config: RunConfig) -> Schedule:
+        """When the loop does what."""
+        return Schedule(
+            last_step=self.last_step,
+            steps_per_epoch=self.iterator.steps_per_epoch,
+            global_batch_size=config.data["global_batch_size"],
+            eval_interval_steps=config.train.eval_interval_steps,
+            checkpoint_interval_steps=config.train.checkpoint_interval_steps,
+            log_interval_steps=config.train.log_interval_steps,
         )
-    return sources
+
+
+def prepare(config: RunConfig, checkpoints: Checkpoints, mesh: Any, allow_change: bool) -> Run:
+    """Begin a run, or go on from its newest checkpoint; raises a ValueError of its own class where it may not."""
+    resumed = checkpoints.describe() if checkpoints.latest_step is not None else None
+    changes = check_config(resumed.config, config.flat, allow_change=allow_change) if resumed else []
+    start = resumed_point(resumed, checkpoints) if resumed else starting_point(config)
+    iterator = config.make_iterator(start.config.vision.image_size, start.tokenizer)
+    total_steps = config.train.total_steps(iterator.steps_per_epoch)
+    optimizer = make_optimizer(config.optim, total_steps)
+    step_function = make_train_step(
+        make_task(config, start), optimizer, learning_rate_schedule(config.optim, total_steps)
+    )
+    init = functools.partial(init_state, initial_params(config, start), optimizer, sharding.replicated(mesh))
+    environments = list(resumed.environments) if resumed else []
+    reasons = why_not_bit_exact(environments) if resumed else []
+    if environment() not in environments:
+        environments.append(environment())
+    if resumed:
+        changes += restore_position(iterator, resumed.data_state, allow_change)
+
+    def take_step(state: TrainState, batch: Mapping[str, Any]) -> tuple[TrainState, Any]:
+        return step_function(state, sharding.put_batch(mesh, {name: batch[name] for name in ("image", "tokens")}))
+
+    return Run(
+        start=start,
+        iterator=iterator,
+        state=restore(checkpoints, init, mesh) if resumed else init(),
+        take_step=take_step,
+        total_steps=total_steps,
+        last_step=min(total_steps, config.train.stop_at_step or total_steps),
+        changes=changes,
+        environments=environments,
+        not_bit_exact=reasons,
+    )
+
+
+def make_actions(config: RunConfig, run: Run, checkpoints: Checkpoints, mesh: Any, evaluation_data: Any) -> Actions:
+    """What the loop does: the step, the evaluation, and a checkpoint that describes itself."""
+    description = Description(
+        run.start.config.to_dict(),
+        run.start.preprocessing.to_dict(),
+        dict(config.flat),
+        [dict(machine) for machine in run.environments],
+    )
+
+    def save(state: TrainState, scores: Mapping[str, float]) -> None:
+        here = dataclasses.replace(description, data_state=run.iterator.get_state(), metrics=dict(scores))
+        checkpoints.save(state, here, run.start.tokenizer.files)
+        check_best_metric(config.checkpoint.best_metric, scores)
+
+    return Actions(run.take_step, make_evaluate(config, run.start, mesh, evaluation_data), save)
 
 
 def resumed_point(resumed: Description, checkpoints: Checkpoints) -> StartingPoint:
@@ -420,25 +358,6 @@ def check_best_metric(name: str, scores: Mapping[str, float]) -> None:
     """Refuse a metric that no evaluation gives, as soon as one has been made."""
     if name and scores and name not in scores:
         raise TrainingError(f"checkpoint.best_metric is {name!r}; expected one of {', '.join(sorted(scores))}")
-
-
-def say_hello(
-    progress: ProgressLine,
-    workdir: Path,
-    state: TrainState,
-    iterator: TrainIterator,
-    mesh: Any,
-    config: RunConfig,
-    total_steps: int,
-) -> None:
-    """Print what is about to run."""
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    progress.say(
-        f"{workdir}: {count:,} parameters, {iterator.num_examples} records, batch "
-        f"{config.data['global_batch_size']}, {total_steps} steps, {mesh.size} {jax.default_backend()} devices"
-    )
-    if int(state.step):
-        progress.say(f"resuming at step {int(state.step)}")
 
 
 if __name__ == "__main__":

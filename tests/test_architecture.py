@@ -16,6 +16,7 @@ ALLOWED = {
     "convert": {"model", "data.tokenizer", "data.image", "training.checkpoint"},
     "api": {"convert", "data", "model", "sharding"},
     "config_file": set(),
+    "run_config": {"config_file", "data", "evaluation", "training"},
 }
 # A library and the only place that may import it.
 HOMES = {

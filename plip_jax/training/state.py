@@ -44,9 +44,10 @@ def init_state(
 
     def start(given: dict[str, Any] | None) -> TrainState:
         # An eager or weakly typed start makes the train step compile again at its second call.
-        values = given if given is not None else params()  # type: ignore[operator]  # given is None only for a function
+        values: Any = given if given is not None else draw()
         values = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), values)
         return TrainState(step=jnp.zeros((), jnp.int32), params=values, opt_state=optimizer.init(values))
 
+    draw: Any = params
     given = None if callable(params) else params
     return jax.jit(start, out_shardings=sharding)(given)

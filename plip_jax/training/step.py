@@ -71,8 +71,8 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         loss, metrics, grads = loss_and_grads(task, state.params, batch, state.step)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        params = {**params, "logit_scale": jnp.clip(params["logit_scale"], *LOGIT_SCALE_RANGE)}  # type: ignore[dict-item]  # optax types params as any tree
+        params: Any = optax.apply_updates(state.params, updates)
+        params = {**params, "logit_scale": jnp.clip(params["logit_scale"], *LOGIT_SCALE_RANGE)}
         metrics = {
             "loss": loss,
             **metrics,

@@ -1,0 +1,141 @@
+"""A training run's configuration, checked: each block of the ConfigDict becomes its owner's dataclass, once.
+
+Below the program nobody sees a ConfigDict, so a search for a field finds its only reader.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from plip_jax.config_file import flatten_config
+from plip_jax.data.pipeline import DataConfig, SourceConfig, TokenizeFn, TrainIterator, make_train_iterator
+from plip_jax.evaluation import suite
+from plip_jax.training.checkpoint import CheckpointConfig
+from plip_jax.training.loop import TrainingError
+from plip_jax.training.losses import get_loss
+from plip_jax.training.optim import OptimConfig
+from plip_jax.training.provenance import plain_config
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What is trained.
+
+    Attributes:
+        preset: a key of ``PRESETS``; read where nothing is fine-tuned.
+        init_from: a model to fine-tune: folder, work directory or hub id; empty trains from scratch.
+        tokenizer: a tokenizer's folder or hub id; empty takes that of ``init_from``, or learns one from the captions.
+        compute_dtype: operands of the matrix products.
+        remat: recompute activations in the backward pass.
+        patch_dropout: share of patches left out in training.
+    """
+
+    preset: str
+    init_from: str
+    tokenizer: str
+    compute_dtype: str
+    remat: bool
+    patch_dropout: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long, and how often something is done on the way; steps are updates.
+
+    Attributes:
+        epochs: passes over the data; may be a fraction.
+        steps: overrides ``epochs`` where above 0.
+        stop_at_step: ends the run early, with the schedule of the whole length; 0 for never.
+        eval_interval_steps: evaluation during training; 0 only at the end.
+        checkpoint_interval_steps: checkpoints besides those at each evaluation and at the end; 0 for none.
+        log_interval_steps: metrics and progress.
+    """
+
+    epochs: float
+    steps: int
+    stop_at_step: int
+    eval_interval_steps: int
+    checkpoint_interval_steps: int
+    log_interval_steps: int
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            least = 1 if field.name == "log_interval_steps" else 0
+            if getattr(self, field.name) < least:
+                raise TrainingError(f"train.{field.name}: expected {least} or more, got {getattr(self, field.name)}")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Length of the schedule."""
+        total = self.steps or math.ceil(self.epochs * steps_per_epoch)
+        if total < 1:
+            raise TrainingError("train: expected steps or epochs above 0")
+        return total
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The whole configuration, each block as its owner's dataclass; ``flat`` is what the run is compared by."""
+
+    seed: int
+    model: ModelConfig
+    sources: tuple[SourceConfig, ...]
+    data: Mapping[str, Any]
+    loss: Callable[..., Any]
+    optim: OptimConfig
+    train: TrainConfig
+    planned: Sequence[suite.PlannedTask]
+    eval_batch_size: int
+    checkpoint: CheckpointConfig
+    writers: tuple[str, ...]
+    flat: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, config: Any) -> "RunConfig":
+        """Check every block; a TrainingError names the one that is missing or wrong."""
+        try:
+            planned, _ = suite.plan_tasks(config.eval.tasks, block="config.eval.tasks")
+            read = cls(
+                seed=config.seed,
+                model=ModelConfig(**config.model),
+                sources=_sources(config.data.sources),
+                data={name: value for name, value in config.data.items() if name != "sources"},
+                loss=get_loss(config.loss.name),
+                optim=OptimConfig(**config.optim),
+                train=TrainConfig(**config.train),
+                planned=planned,
+                eval_batch_size=config.eval.batch_size,
+                checkpoint=CheckpointConfig(**config.checkpoint),
+                writers=tuple(name for name, on in config.logging.items() if on),
+                flat=plain_config(flatten_config(config)),
+            )
+        except (AttributeError, TypeError) as error:
+            raise TrainingError(f"this is no training config: {error}; configs/plip_vit_b32.py is one") from error
+        if read.checkpoint.best_metric and not planned:
+            raise TrainingError(
+                f"checkpoint.best_metric is {read.checkpoint.best_metric!r}, but no set of config.eval.tasks has data; "
+                "give one its folder, or leave the metric empty"
+            )
+        return read
+
+    def make_iterator(self, image_size: int, tokenizer: TokenizeFn) -> TrainIterator:
+        """Open the data iterator for a network's images and captions."""
+        try:
+            data = DataConfig(sources=self.sources, image_size=image_size, seed=self.seed, **self.data)
+        except TypeError as error:
+            raise TrainingError(f"config.data: {error}") from error
+        return make_train_iterator(data, tokenizer)
+
+
+def _sources(blocks: Mapping[str, Any]) -> tuple[SourceConfig, ...]:
+    """The records folders to train on; one without a path is left out unless all are."""
+    sources = tuple(SourceConfig(**block) for block in blocks.values() if block["path"])
+    if not sources:
+        names = ", ".join(f"--config.data.sources.{name}.path=DIR" for name in blocks)
+        raise TrainingError(
+            f"no training data: give a records folder with {names}. Make one from an image-caption table with\n"
+            "  python -m data_prep.build --source csv --table captions.csv --images DIR --out DIR\n"
+            "or simulated tissue with\n"
+            "  python -m data_prep.simulate --out DIR"
+        )
+    return sources
