@@ -261,8 +261,8 @@ class PLIP:
         Args:
             source: a Hugging Face CLIP folder or hub id, or a workdir of ``python -m plip_jax.train``.
             which: of a workdir's checkpoints, ``latest``, ``best`` or a step.
-            compute_dtype: operands of the matrix products; ``bfloat16`` is about twice as fast and good to two
-                digits.
+            compute_dtype: operands of the matrix products; ``bfloat16`` is for matrix units and keeps about two
+                digits, ``float32`` is the reference.
             batch_size: images or texts computed at once. A shorter list is padded to it, so a large batch makes a
                 single image slow.
             mesh: the devices; all of them by default.
