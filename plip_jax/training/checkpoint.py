@@ -1,9 +1,9 @@
 """Checkpoints of a run: the only file that knows orbax.
 
-A work directory holds ``checkpoints/<step>/``; a step holds parameters, optimiser state, the tokenizer's files, the
-position in the data, metrics, and descriptions of the model (CLIP configuration, preprocessing) and of the run
-(configuration, machines). It needs nothing beside it. Orbax writes each step under a temporary name and renames it, so
-a step that is listed is whole.
+A work directory holds ``checkpoints/<step>/``; a step holds parameters, their moving average where the run keeps one,
+optimiser state, the tokenizer's files, the position in the data, metrics, and descriptions of the model (CLIP
+configuration, preprocessing) and of the run (configuration, machines). It needs nothing beside it. Orbax writes each
+step under a temporary name and renames it, so a step that is listed is whole.
 """
 
 import dataclasses
@@ -20,8 +20,11 @@ from orbax.checkpoint import v1 as ocp
 
 from plip_jax.training.state import TrainState
 
-FORMAT_VERSION = 1
+# 2 added the moving average and the counts of skipped steps. A step of version 1 has neither: its counts are read as 0.
+FORMAT_VERSION = 2
+_READABLE_VERSIONS = (1, 2)
 Which = Literal["latest", "best"] | int
+Weights = Literal["auto", "raw", "ema"]
 
 _CHECKPOINTS = "checkpoints"
 
@@ -85,12 +88,14 @@ class ModelFiles:
         tokenizer_files: name -> text, ``Tokenizer.files``.
         description: of the step.
         step: updates done.
+        weights: what ``params`` are: ``raw``, as the optimiser left them, or ``ema``, their moving average.
     """
 
     params: dict[str, Any]
     tokenizer_files: dict[str, str]
     description: Description
     step: int
+    weights: str
 
 
 class Checkpoints:
@@ -144,8 +149,7 @@ class Checkpoints:
         self._checkpointer.save_checkpointables_async(
             step,
             {
-                "params": state.params,
-                "optimizer": {"step": state.step, "opt_state": state.opt_state},
+                **_by_checkpointable(state),
                 "tokenizer": {"files": np.frombuffer(json.dumps(dict(tokenizer_files)).encode(), np.uint8)},
             },
             force=True,  # train.py decides when to save; orbax's own policy could refuse the step of a SIGTERM
@@ -167,10 +171,14 @@ class Checkpoints:
         if step is None:
             raise CheckpointError(f"{self._directory}: no checkpoint to restore")
         arrays, _ = _read_metadata(self._directory, step)
-        wanted = {
-            "params": abstract_state.params,
-            "optimizer": {"step": abstract_state.step, "opt_state": abstract_state.opt_state},
-        }
+        wanted = _by_checkpointable(abstract_state)
+        if "ema" in wanted and "ema" not in arrays:
+            raise CheckpointError(
+                f"{self._directory}/{step} holds no moving average (ema) of the weights, and this run keeps one. Keep "
+                "none, or begin a run of its own from these weights: another --workdir with "
+                "--config.model.init_from=WORKDIR"
+            )
+        uncounted = {name: wanted["optimizer"].pop(name) for name in _COUNTS if name not in arrays["optimizer"]}
         # Before orbax: it would fail at the first difference, and leave half a load behind.
         differences = [
             f"{path}: {there} in the checkpoint, {here} in this run"
@@ -184,11 +192,22 @@ class Checkpoints:
             )
         with _named_damage(self._directory, step):
             loaded = self._checkpointer.load_checkpointables(step, wanted)
-        return TrainState(params=loaded["params"], **loaded["optimizer"])
+        zeros = {name: jax.device_put(np.zeros((), leaf.dtype), leaf.sharding) for name, leaf in uncounted.items()}
+        return TrainState(params=loaded["params"], ema=loaded.get("ema"), **loaded["optimizer"], **zeros)
 
     def close(self) -> None:
         """Wait for the write in progress."""
         self._checkpointer.close()
+
+
+_COUNTS = ("skipped", "skipped_in_row")
+
+
+def _by_checkpointable(state: TrainState) -> dict[str, Any]:
+    """A state's arrays by what is read alone: weights or their moving average to use a model, all of it to go on."""
+    optimizer = {"step": state.step, "opt_state": state.opt_state} | {name: getattr(state, name) for name in _COUNTS}
+    average = {} if state.ema is None else {"ema": state.ema}
+    return {"params": state.params, "optimizer": optimizer, **average}
 
 
 def _compare_shapes(one: Any, other: Any) -> dict[str, tuple[Any, Any]]:
@@ -243,10 +262,10 @@ def _read_metadata(directory: epath.Path, step: int) -> tuple[Mapping[str, Any],
         custom: Any = metadata.custom_metadata or {}
     said = dict(custom)
     found = said.pop("format_version", None)
-    if found != FORMAT_VERSION:
+    if found not in _READABLE_VERSIONS:
         raise CheckpointError(
-            f"{directory}/{step}: expected checkpoint format version {FORMAT_VERSION}, got {found}; "
-            "read it with the plip_jax that wrote it, or update plip_jax"
+            f"{directory}/{step}: expected checkpoint format version {' or '.join(map(str, _READABLE_VERSIONS))}, got "
+            f"{found}; read it with the plip_jax that wrote it, or update plip_jax"
         )
     return metadata.metadata, Description(**said)
 
@@ -309,18 +328,25 @@ def _best_step(directory: epath.Path, steps: Sequence[int]) -> int:
     return best
 
 
-def read_model(workdir: str | Path, which: Which = "latest") -> ModelFiles:
+def read_model(workdir: str | Path, which: Which = "latest", weights: Weights = "auto") -> ModelFiles:
     """Read a run's model without its optimiser, into host memory.
 
     Args:
         workdir: a run's work directory.
         which: ``latest``, ``best`` (by the run's ``checkpoint.best_metric``) or a step.
+        weights: ``raw``, as the optimiser left them; ``ema``, their moving average; ``auto``, the moving average where
+            the run kept one, which is what its evaluations were of.
 
     Raises:
-        CheckpointError: no such checkpoint, or one of an unknown format version.
+        CheckpointError: no such checkpoint, none of such weights, or one of an unknown format version.
     """
     directory = _checkpoints_folder(workdir)
     step = _choose_step(directory, which)
-    loaded = _load(directory, step, ("params", "tokenizer"))
-    description = _read_metadata(directory, step)[1]
-    return ModelFiles(loaded["params"], loaded["tokenizer"], description, step)
+    arrays, description = _read_metadata(directory, step)
+    if weights not in ("auto", "raw", "ema"):
+        raise CheckpointError(f"weights: expected auto, raw or ema, got {weights!r}")
+    if weights == "ema" and "ema" not in arrays:
+        raise CheckpointError(f"{directory}/{step}: the run kept no moving average (ema) of its weights; read raw")
+    name = "params" if weights == "raw" or "ema" not in arrays else "ema"
+    loaded = _load(directory, step, (name, "tokenizer"))
+    return ModelFiles(loaded[name], loaded["tokenizer"], description, step, "raw" if name == "params" else "ema")

@@ -80,6 +80,6 @@ def make_train_step(
             "logit_scale": jnp.exp(params["logit_scale"]),
             "learning_rate": learning_rate(state.step),
         }
-        return TrainState(step=state.step + 1, params=params, opt_state=opt_state), metrics
+        return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return jax.jit(train_step, donate_argnums=0)

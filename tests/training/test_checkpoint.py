@@ -3,10 +3,12 @@
 import dataclasses
 import gc
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from plip_jax import sharding
 from plip_jax.training.checkpoint import (
@@ -25,10 +27,13 @@ TOKENIZER = {"vocab.json": '{"\u00e9": 0}'}
 OPTIMIZER = make_optimizer(OptimConfig(1e-3, 0), 10)
 
 
-def make_state(step: int, devices=None):
+def make_state(step: int, devices=None, keep_ema=False):
     params = {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3) + step, "norm": {"scale": np.ones(3, np.float32)}}
-    state = init_state(params, OPTIMIZER, sharding.replicated(sharding.make_mesh(devices)))
-    return dataclasses.replace(state, step=state.step + step)
+    state = init_state(params, OPTIMIZER, sharding.replicated(sharding.make_mesh(devices)), keep_ema)
+    ema = jax.tree.map(lambda leaf: leaf / 2, state.ema)
+    return dataclasses.replace(
+        state, step=state.step + step, ema=ema, skipped=state.skipped + 3, skipped_in_row=state.skipped_in_row + 1
+    )
 
 
 def abstract(state, devices=None):
@@ -36,16 +41,24 @@ def abstract(state, devices=None):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), state)
 
 
-def save(checkpoints, step, metrics):
+def save(checkpoints, step, metrics, keep_ema=False):
     description = dataclasses.replace(DESCRIPTION, data_state={"position": step}, metrics=metrics)
-    checkpoints.save(make_state(step), description, TOKENIZER)
+    checkpoints.save(make_state(step, keep_ema=keep_ema), description, TOKENIZER)
 
 
-def write(workdir, config, scores):
+def write(workdir, config, scores, keep_ema=False):
     checkpoints = Checkpoints(workdir, config)
     for step, metrics in scores.items():
-        save(checkpoints, step, metrics)
+        save(checkpoints, step, metrics, keep_ema)
     checkpoints.close()
+
+
+def restore(workdir, abstract_state):
+    checkpoints = Checkpoints(workdir, CheckpointConfig())
+    try:
+        return checkpoints.restore(abstract_state)
+    finally:
+        checkpoints.close()
 
 
 def steps(workdir):
@@ -117,10 +130,10 @@ def test_an_unknown_format_version_is_a_clear_error(tmp_path):
     write(tmp_path, CheckpointConfig(), {1: {}})
     path = tmp_path / "checkpoints" / "1" / "_CHECKPOINT_METADATA"
     metadata = json.loads(path.read_text())
-    text = path.read_text().replace('"format_version": 1', '"format_version": 99')
+    text = path.read_text().replace('"format_version": 2', '"format_version": 99')
     assert text != path.read_text(), metadata
     path.write_text(text)
-    with pytest.raises(CheckpointError, match="expected checkpoint format version 1, got 99"):
+    with pytest.raises(CheckpointError, match="expected checkpoint format version 1 or 2, got 99"):
         read_model(tmp_path)
 
 
@@ -166,3 +179,52 @@ def test_damage_is_named_and_nothing_else_is_raised(tmp_path):
     with pytest.raises(CheckpointError, match=r"checkpoints/1 cannot be read \("):
         read_model(tmp_path)
     gc.collect()  # what orbax left unfinished must not be heard of later
+
+
+def test_the_moving_average_and_the_counts_come_back(tmp_path):
+    write(tmp_path, CheckpointConfig(), {7: {}}, keep_ema=True)
+    restored = restore(tmp_path, abstract(make_state(0, keep_ema=True)))
+    jax.tree.map(np.testing.assert_array_equal, restored, make_state(7, keep_ema=True))
+    assert (int(restored.skipped), int(restored.skipped_in_row)) == (3, 1)
+    raw, ema = read_model(tmp_path, weights="raw"), read_model(tmp_path, weights="ema")
+    np.testing.assert_array_equal(raw.params["kernel"], 2 * ema.params["kernel"])
+    assert (raw.weights, ema.weights, read_model(tmp_path).weights) == ("raw", "ema", "ema")
+
+
+def test_a_moving_average_that_is_not_there_is_named(tmp_path):
+    write(tmp_path, CheckpointConfig(), {7: {}})
+    assert read_model(tmp_path).weights == "raw"
+    with pytest.raises(CheckpointError, match=r"checkpoints/7: the run kept no moving average \(ema\)"):
+        read_model(tmp_path, weights="ema")
+    with pytest.raises(CheckpointError, match="holds no moving average"):
+        restore(tmp_path, abstract(make_state(0, keep_ema=True)))
+    with pytest.raises(CheckpointError, match="weights: expected auto, raw or ema"):
+        read_model(tmp_path, weights="average")
+
+
+def test_only_the_weights_that_are_asked_for_are_read(tmp_path):
+    write(tmp_path, CheckpointConfig(), {7: {}}, keep_ema=True)
+    for other, wanted in (("params", "ema"), ("optimizer", "ema")):
+        shutil.rmtree(tmp_path / "checkpoints" / "7" / other)
+        assert read_model(tmp_path, weights=wanted).step == 7
+
+
+def test_a_step_of_version_1_is_read_with_counts_of_zero(tmp_path):
+    state = make_state(7)
+    said = {"format_version": 1, **dataclasses.asdict(DESCRIPTION)}
+    with ocp.training.Checkpointer(tmp_path / "checkpoints") as old:  # what version 1 wrote
+        old.save_checkpointables(
+            7,
+            {
+                "params": state.params,
+                "optimizer": {"step": state.step, "opt_state": state.opt_state},
+                "tokenizer": {"files": np.frombuffer(json.dumps(TOKENIZER).encode(), np.uint8)},
+            },
+            custom_metadata=said,
+        )
+    restored = restore(tmp_path, abstract(state))
+    zero = np.zeros((), np.int32)
+    expected = dataclasses.replace(state, skipped=zero, skipped_in_row=zero)
+    jax.tree.map(np.testing.assert_array_equal, restored, expected)
+    assert restored.skipped.sharding == restored.step.sharding
+    assert read_model(tmp_path).weights == "raw"
