@@ -71,14 +71,18 @@ def load_model(source: str | Path, *, which: Which = "latest") -> LoadedModel:
     """Load a model from wherever it is.
 
     Args:
-        source: a folder of Hugging Face files, a workdir of ``python -m plip_jax.train``, or a hub id such as
-            ``vinid/plip``. An existing folder wins over a hub id of the same name.
+        source: a folder of Hugging Face files, a workdir of ``python -m plip_jax.train`` (its ``gs://`` URL too), or a
+            hub id such as ``vinid/plip``. An existing folder wins over a hub id of the same name.
         which: of a workdir's checkpoints, ``latest``, ``best`` or a step.
 
     Raises:
         SourceError: nothing there that is a model, or the hub cannot be reached.
         ValueError: the files are damaged or do not fit each other; the message names them.
     """
+    if "://" in str(source):  # a Path would make one slash of two
+        if not is_workdir(source):
+            raise SourceError(f"{source}: expected the workdir of a run, with checkpoints/ in it, at a URL")
+        return _load_workdir(source, which)
     folder = Path(source).expanduser()
     if folder.is_dir():
         if is_workdir(folder):
@@ -133,7 +137,7 @@ def hash_params(params: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _load_workdir(folder: Path, which: Which) -> LoadedModel:
+def _load_workdir(folder: str | Path, which: Which) -> LoadedModel:
     files = read_model(folder, which)
     return LoadedModel(
         config=CLIPConfig.from_dict(files.description.model_config),

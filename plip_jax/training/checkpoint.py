@@ -3,7 +3,8 @@
 A work directory holds ``checkpoints/<step>/``; a step holds parameters, their moving average where the run keeps one,
 optimiser state, the tokenizer's files, the position in the data, metrics, and descriptions of the model (CLIP
 configuration, preprocessing) and of the run (configuration, machines). It needs nothing beside it. Orbax writes each
-step under a temporary name and renames it, so a step that is listed is whole.
+step under a temporary name and renames it, so a step that is listed is whole. The folder may be elsewhere, and in a
+bucket: see `plip_jax.training.checkpoint_folder`.
 """
 
 import dataclasses
@@ -18,6 +19,8 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from plip_jax.training.checkpoint_folder import CheckpointError, checkpoints_folder, claim_folder
+from plip_jax.training.checkpoint_folder import is_workdir as is_workdir  # a part of this module's interface
 from plip_jax.training.state import TrainState
 
 # 2 added the moving average and the counts of skipped steps. A step of version 1 has neither: its counts are read as 0.
@@ -25,12 +28,6 @@ FORMAT_VERSION = 2
 _READABLE_VERSIONS = (1, 2)
 Which = Literal["latest", "best"] | int
 Weights = Literal["auto", "raw", "ema"]
-
-_CHECKPOINTS = "checkpoints"
-
-
-class CheckpointError(ValueError):
-    """A work directory or checkpoint that cannot be used as asked; the message says what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +38,13 @@ class CheckpointConfig:
         keep: the newest checkpoints that are kept.
         best_metric: name of the evaluation metric whose best checkpoint is kept beside them; empty for none.
         best_mode: ``max`` or ``min``.
+        directory: where they are written, a folder or a ``gs://`` URL; empty for ``checkpoints`` in the work directory.
     """
 
     keep: int = 2
     best_metric: str = ""
     best_mode: str = "max"
+    directory: str = ""
 
     def __post_init__(self) -> None:
         if self.keep < 1 or self.best_mode not in ("max", "min"):
@@ -102,9 +101,12 @@ class Checkpoints:
     """Writes and restores the steps of one run; close it at the end, so that the last asynchronous write lands."""
 
     def __init__(self, workdir: Path, config: CheckpointConfig):
-        """Open ``workdir``, made where missing, for training; leftovers of a write that was killed are removed."""
-        self._directory = _checkpoints_folder(workdir)
-        self._directory.mkdir(parents=True, exist_ok=True)
+        """Open ``workdir``, made where missing, for training; leftovers of a write that was killed are removed.
+
+        Raises:
+            CheckpointError: the run has checkpoints, and not at ``config.directory``; or it cannot be used.
+        """
+        self._directory = claim_folder(workdir, config.directory)
         self._config = config
         self._checkpointer = ocp.training.Checkpointer(
             self._directory,
@@ -245,16 +247,6 @@ def _score(metrics: Mapping[str, float] | None, name: str, mode: str) -> float:
     return float("-inf") if value is None or np.isnan(value) else value if mode == "max" else -value
 
 
-def is_workdir(path: str | Path) -> bool:
-    """Whether ``path`` is the work directory of a run (it may hold no whole checkpoint yet)."""
-    return (Path(path) / _CHECKPOINTS).is_dir()
-
-
-def _checkpoints_folder(workdir: str | Path) -> epath.Path:
-    # Orbax wants an absolute path.
-    return epath.Path(workdir).resolve() / _CHECKPOINTS
-
-
 def _read_metadata(directory: epath.Path, step: int) -> tuple[Mapping[str, Any], Description]:
     """What a step holds: array metadata by checkpointable, and its description."""
     with _named_damage(directory, step):
@@ -340,7 +332,7 @@ def read_model(workdir: str | Path, which: Which = "latest", weights: Weights = 
     Raises:
         CheckpointError: no such checkpoint, none of such weights, or one of an unknown format version.
     """
-    directory = _checkpoints_folder(workdir)
+    directory = checkpoints_folder(workdir)
     step = _choose_step(directory, which)
     arrays, description = _read_metadata(directory, step)
     if weights not in ("auto", "raw", "ema"):
