@@ -5,7 +5,7 @@ Below the program nobody sees a ConfigDict, so a search for a field finds its on
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plip_jax.config_file import flatten_config
@@ -13,7 +13,7 @@ from plip_jax.data.pipeline import DataConfig, SourceConfig, TokenizeFn, TrainIt
 from plip_jax.evaluation import suite
 from plip_jax.training.checkpoint import CheckpointConfig
 from plip_jax.training.loop import TrainingError
-from plip_jax.training.losses import get_loss
+from plip_jax.training.losses import Loss, LossConfig, get_loss
 from plip_jax.training.optim import OptimConfig
 from plip_jax.training.provenance import plain_config
 
@@ -81,7 +81,7 @@ class RunConfig:
     model: ModelConfig
     sources: tuple[SourceConfig, ...]
     data: Mapping[str, Any]
-    loss: Callable[..., Any]
+    loss: Loss
     optim: OptimConfig
     train: TrainConfig
     planned: Sequence[suite.PlannedTask]
@@ -100,7 +100,7 @@ class RunConfig:
                 model=ModelConfig(**config.model),
                 sources=_sources(config.data.sources),
                 data={name: value for name, value in config.data.items() if name != "sources"},
-                loss=get_loss(config.loss.name),
+                loss=get_loss(LossConfig(**config.loss)),
                 optim=OptimConfig(**config.optim),
                 train=TrainConfig(**config.train),
                 planned=planned,

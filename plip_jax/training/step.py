@@ -1,7 +1,6 @@
 """The training step: a pure function of the state and a global batch, jitted once."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,14 +9,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from plip_jax.training.losses import LossOutput
+from plip_jax.training.losses import LOGIT_SCALE_RANGE, Loss
 from plip_jax.training.state import TrainState
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Float[Array, ""]]
-
-# CLIP keeps the temperature's inverse at or below 100 (Radford et al. 2021, section 2.5) and PLIP at or above 1.
-LOGIT_SCALE_RANGE = (0.0, math.log(100))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +23,13 @@ class Task:
     Attributes:
         encode_image: (params, batch["image"], key) -> features [batch, dim].
         encode_text: (params, batch["tokens"]) -> features [batch, dim].
-        loss: an entry of ``losses.LOSSES``.
+        loss: of `losses.get_loss`.
         seed: the run's seed; the key of a step is ``fold_in(seed, step)``.
     """
 
     encode_image: Callable[[Any, Array, Array], Array]
     encode_text: Callable[[Any, Array], Array]
-    loss: Callable[..., LossOutput]
+    loss: Loss
     seed: int
 
 

@@ -11,7 +11,7 @@ from plip_jax import sharding
 from plip_jax.data.image import Preprocessing, normalize_pixels
 from plip_jax.model import clip
 from plip_jax.model.presets import get_preset
-from plip_jax.training.losses import get_loss
+from plip_jax.training.losses import LossConfig, get_loss
 from plip_jax.training.optim import OptimConfig, learning_rate_schedule, make_optimizer
 from plip_jax.training.state import init_state
 from plip_jax.training.step import Task, loss_and_grads, make_train_step
@@ -36,7 +36,7 @@ def make_task(counter: list[int] | None = None, **settings):
             counter.append(1)  # runs while tracing only
         return model.encode_image(params, normalize_pixels(image, pixels), key)
 
-    return Task(encode_image, model.encode_text, get_loss("contrastive"), seed=0)
+    return Task(encode_image, model.encode_text, get_loss(LossConfig("contrastive")), seed=0)
 
 
 def make_run(devices, counter=None, optim=None, **settings):

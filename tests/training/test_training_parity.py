@@ -10,10 +10,10 @@ from plip_jax.convert import names
 from plip_jax.data.image import Preprocessing, normalize_pixels
 from plip_jax.model import clip
 from plip_jax.model.presets import get_preset
-from plip_jax.training.losses import get_loss
+from plip_jax.training.losses import LOGIT_SCALE_RANGE, LossConfig, get_loss
 from plip_jax.training.optim import OptimConfig, learning_rate_schedule, make_optimizer
 from plip_jax.training.state import init_state
-from plip_jax.training.step import LOGIT_SCALE_RANGE, Task, make_train_step
+from plip_jax.training.step import Task, make_train_step
 
 torch = pytest.importorskip("torch", reason="the parity tests need PyTorch (the test extra installs it)")
 
@@ -73,7 +73,7 @@ def our_losses(params, batches):
     task = Task(
         lambda p, image, key: model.encode_image(p, normalize_pixels(image, PIXELS), key),
         model.encode_text,
-        get_loss("contrastive"),
+        get_loss(LossConfig("contrastive")),
         seed=0,
     )
     optimizer = make_optimizer(OPTIM, STEPS)
