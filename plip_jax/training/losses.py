@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from plip_jax.training.streamed_losses import Streaming, share_a_group, sigmoid_loss, softmax_losses
+from plip_jax.training.streamed_losses import Streaming, l2_normalize, share_a_group, sigmoid_loss, softmax_losses
 
 LossOutput = tuple[Float[Array, ""], dict[str, Float[Array, ""]]]
 GroupIds = Int[Array, " batch"] | Int[Array, "batch keys"]
@@ -86,12 +86,6 @@ class Loss:
         return self.compute(image_features, text_features, loss_params, group_ids)
 
 
-def l2_normalize(features: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-    """Divide by the Euclidean norm over the last axis, in float32, without an epsilon as CLIP does."""
-    features = features.astype(jnp.float32)
-    return features * jax.lax.rsqrt(jnp.sum(jnp.square(features), axis=-1, keepdims=True))
-
-
 def contrastive_loss(
     image_features: Float[Array, "batch dim"],
     text_features: Float[Array, "batch dim"],
@@ -159,8 +153,8 @@ def contrastive_ring_loss(
     """
     image_losses, text_losses, image_is_nearest, text_is_nearest = softmax_losses(
         Streaming(config.label_smoothing, config.chunk_size, mesh),
-        l2_normalize(image_features),
-        l2_normalize(text_features),
+        image_features,
+        text_features,
         jnp.exp(loss_params["logit_scale"]),
         _columns(group_ids),
     )
@@ -183,8 +177,8 @@ def siglip_loss(
     """
     loss, image_is_nearest, text_is_nearest = sigmoid_loss(
         Streaming(0.0, config.chunk_size, mesh),
-        l2_normalize(image_features),
-        l2_normalize(text_features),
+        image_features,
+        text_features,
         jnp.exp(loss_params["logit_scale"]),
         loss_params["logit_bias"],
         _columns(group_ids),

@@ -53,8 +53,8 @@ def visit_pairs(
 
     def on_device(shared: Side, rows: Side, columns: Side) -> tuple[Side, Side]:
         first = 1 if devices == 1 else 1 + jax.lax.axis_index(DATA_AXIS) * tiling.length
-        number = {"number": first + jnp.arange(tiling.length, dtype=jnp.int32)}
-        rows, columns = tiling.split({**rows, **number}), tiling.split({**columns, **number})
+        number = {"number": tiling.number(first)}
+        rows, columns = tiling.split(rows) | number, tiling.split(columns) | number
         states = start((tiling.count, tiling.size))
 
         def ring_step(_: Any, carry: tuple[Side, Side, Side]) -> tuple[Side, Side, Side]:
@@ -77,7 +77,7 @@ def visit_pairs(
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """A device's share cut into ``count`` pieces of ``size``, the last one padded with zeros.
+    """A device's share cut into ``count`` pieces of ``size``; the last one is padded.
 
     Attributes:
         length: examples on the device.
@@ -101,10 +101,16 @@ class Tiling:
 
         def cut(array: jax.Array) -> jax.Array:
             if padding:
-                array = jnp.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
+                # With the last example again: zeros have no direction, and their norm would make them no numbers.
+                array = jnp.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1), mode="edge")
             return array.reshape(self.count, self.size, *array.shape[1:])
 
         return jax.tree.map(cut, side)
+
+    def number(self, first: Any) -> jax.Array:
+        """``first``, ``first`` + 1, ... and 0 for padding, [count, size], int32."""
+        place = jnp.arange(self.count * self.size, dtype=jnp.int32)
+        return jnp.where(place < self.length, first + place, 0).reshape(self.count, self.size)
 
     def join(self, side: Side) -> Side:
         """[count, size, ...] -> [length, ...]."""

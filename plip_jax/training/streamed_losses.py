@@ -1,8 +1,8 @@
 """The losses over all pairs of a global batch, computed without the batch x batch matrix.
 
 Each is a function with a gradient of its own: the backward pass works the logits of a tile out again instead of keeping
-them. `plip_jax.training.ring` visits the tiles; what is here is the mathematics of one tile. Features come in
-normalised, and all products are float32 at the highest precision.
+them. `plip_jax.training.ring` visits the tiles; what is here is the mathematics of one tile. Features are normalised
+tile by tile, so that no normalised copy of a batch is held, and all products are float32 at the highest precision.
 """
 
 import dataclasses
@@ -45,6 +45,12 @@ class Streaming:
         return visit_pairs(tile, start, shared, rows, columns, chunk_size=self.chunk_size, mesh=self.mesh)
 
 
+def l2_normalize(features: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+    """Divide by the Euclidean norm over the last axis, in float32, without an epsilon as CLIP does."""
+    features = features.astype(jnp.float32)
+    return features * jax.lax.rsqrt(jnp.sum(jnp.square(features), axis=-1, keepdims=True))
+
+
 def share_a_group(row_groups: Int[Array, "rows keys"], column_groups: Int[Array, "columns keys"]) -> Bool[Array, "..."]:
     """Whether a row and a column agree in any key, [rows, columns]."""
     # A reduction over the last axis of [rows, columns, keys] would not be vectorised; there are one or two keys.
@@ -60,7 +66,8 @@ def _dot(a: Array, b: Array, contract: tuple[int, int]) -> Array:
 
 def _masked_logits(shared: Side, row: Side, column: Side) -> tuple[Array, Array, Array]:
     """One tile of logits, which of them are a pair's own, and which may be compared; the others are -inf."""
-    logits = shared["scale"] * _dot(row["features"], column["features"], (1, 1)) + shared.get("bias", 0.0)
+    cosine = _dot(l2_normalize(row["features"]), l2_normalize(column["features"]), (1, 1))
+    logits = shared["scale"] * cosine + shared.get("bias", 0.0)
     real = (row["number"] > 0)[:, None] & (column["number"] > 0)[None, :]
     own = (row["number"][:, None] == column["number"][None, :]) & real
     allowed = real
@@ -89,12 +96,12 @@ def softmax_losses(
 ) -> tuple[PerExample, PerExample, PerExample, PerExample]:
     """Cross-entropy of each image over the texts and of each text over the images.
 
-    With z = scale * image . text, the candidates of an example those that share no group with it, and itself:
+    With z = scale * cos(image, text), the candidates of an example those that share no group with it, and itself:
     loss_i = logsumexp_j z_ij - (1 - smoothing) z_ii - smoothing * mean_j z_ij (torch's ``cross_entropy``).
 
     Args:
         how: label smoothing, size of the tiles, mesh.
-        image_features: [batch, dim], normalised, float32.
+        image_features: [batch, dim], not normalised.
         text_features: the same.
         scale: of the logits.
         group_ids: [batch, keys]; None where every pair is its own group.
@@ -185,8 +192,16 @@ def _softmax_backward(how: Streaming, kept: Any, cotangents: Any) -> tuple[Any, 
     texts |= weights(states[1], cotangents[1])
     start = _zero_gradients(image_features.shape[1])
     of_images, of_texts = how.visit(tile, start, {"scale": scale}, images, texts)
-    image_gradient, text_gradient = of_images["gradient"], of_texts["gradient"]
-    return scale * image_gradient, scale * text_gradient, jnp.sum(image_features * image_gradient), None
+    of_image, of_scale = _through_norm(image_features, of_images["gradient"], scale)
+    of_text, _ = _through_norm(text_features, of_texts["gradient"], scale)
+    return of_image, of_text, of_scale, None
+
+
+def _through_norm(features: Array, gradient: Array, scale: Array) -> tuple[Array, Array]:
+    """The gradients of features and scale, from that of the normalised features at a scale of one."""
+    normalised, pull_back = jax.vjp(l2_normalize, features)
+    # sum_ij dz_ij cos_ij, the sum over j being in the gradient already.
+    return pull_back(scale * gradient)[0], jnp.sum(normalised * gradient)
 
 
 def _zero_gradients(dim: int) -> Any:
@@ -198,10 +213,10 @@ def _zero_gradients(dim: int) -> Any:
 
 
 def _add_products(gradient: Array, row: Side, column: Side, row_state: Side, column_state: Side) -> tuple[Side, Side]:
-    """Send a tile's gradient to the features of its rows and columns; without the scale, which is common to all."""
+    """Send a tile's gradient to the normalised features of its rows and columns, at a scale of one."""
     return (
-        row_state | {"gradient": row_state["gradient"] + _dot(gradient, column["features"], (1, 0))},
-        column_state | {"gradient": column_state["gradient"] + _dot(gradient, row["features"], (0, 0))},
+        row_state | {"gradient": row_state["gradient"] + _dot(gradient, l2_normalize(column["features"]), (1, 0))},
+        column_state | {"gradient": column_state["gradient"] + _dot(gradient, l2_normalize(row["features"]), (0, 0))},
     )
 
 
@@ -220,13 +235,13 @@ def sigmoid_loss(
     bias: Scalar,
     group_ids: GroupIds | None,
 ) -> tuple[Scalar, PerExample, PerExample]:
-    """-(1 / batch) sum_ij log sigmoid(y_ij (scale * image_i . text_j + bias)), y = 1 for a pair and -1 for all others.
+    """-(1 / batch) sum_ij log sigmoid(y_ij (scale * cos(image_i, text_j) + bias)), y = 1 where i = j and -1 elsewhere.
 
     Zhai et al. 2023 (https://arxiv.org/abs/2303.15343), equation 2. Others that share a group are left out of the sum.
 
     Args:
         how: size of the tiles, mesh.
-        image_features: [batch, dim], normalised, float32.
+        image_features: [batch, dim], not normalised.
         text_features: the same.
         scale: of the cosines.
         bias: added to the scaled cosines.
@@ -279,9 +294,9 @@ def _sigmoid_visit(
     outputs = (jnp.sum(rows["loss"]) / batch, *nearest)
     if not with_gradients:
         return outputs, None
-    of_images, of_texts = rows["gradient"] / batch, columns["gradient"] / batch
-    of_scale, of_bias = jnp.sum(image_features * of_images), jnp.sum(rows["bias"]) / batch
-    return outputs, (scale * of_images, scale * of_texts, of_scale, of_bias)
+    of_image, of_scale = _through_norm(image_features, rows["gradient"], scale)
+    of_text, _ = _through_norm(text_features, columns["gradient"], scale)
+    return outputs, (of_image, of_text, of_scale, jnp.sum(rows["bias"]))
 
 
 def _highest(state: Side, logits: Array, number: Array, axis: int) -> Side:
@@ -299,7 +314,8 @@ def _sigmoid_forward(how: Streaming, *inputs: Any) -> tuple[Any, Any]:
 
 def _sigmoid_backward(how: Streaming, gradients: Any, cotangents: Any) -> tuple[Any, ...]:
     del how
-    return (*(cotangents[0] * gradient for gradient in gradients), None)
+    batch = gradients[0].shape[0]
+    return (*((cotangents[0] / batch * gradient).astype(gradient.dtype) for gradient in gradients), None)
 
 
 _sigmoid_loss: Any = jax.custom_vjp(_sigmoid_value, nondiff_argnums=(0,))
