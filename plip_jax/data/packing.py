@@ -18,10 +18,11 @@ import numpy as np
 Packed = dict[str, np.ndarray]
 
 # Batches that may stay unpacked. One in a thousand would cost nothing; skewed lengths overflow up to ten times as often
-# as the normal tail says that this number goes into.
+# as the normal distribution says.
 _OVERFLOW_RATE = 1e-4
 _SIMULATED_CAPTIONS = 2**17
 _FEWEST_SIMULATED_PARTS = 64
+_ENOUGH_SIMULATED_BATCHES = 1000
 _UNSEEN_SHARE = 1e-3  # captions taken to fill a whole row, for a tail that a sample of a thousand can miss
 _LARGEST_WORTHWHILE_SHARE = 0.9  # of the unpacked rows; above it the mask and the gathers are not paid for
 
@@ -88,12 +89,11 @@ def pack_captions(tokens: np.ndarray, lengths: np.ndarray, parts: int, rows: int
 def choose_rows(lengths: np.ndarray, captions: int, context_length: int, parts: int, seed: int = 0) -> int:
     """Choose R: rows into which nearly every part of `captions` captions fits.
 
-    Parts are simulated by drawing from the sampled lengths, and a full row once in a thousand. R is one above the
-    larger of two bounds. The most that any simulated part needed decides for small parts, where a few long captions
-    matter and many parts can be simulated. Of large parts too few can; their need is a sum of many lengths and near
-    normal, so the second bound is the mean and as many standard deviations as leave one batch in ten thousand with an
-    overflow in any of its parts. The deviation is widened by sqrt(1 + captions / sampled), for the mean itself is known
-    from a sample only.
+    Parts are simulated by drawing from the sampled lengths, and a full row once in a thousand. R is the most that any
+    of them needed. Where fewer than a thousand batches can be simulated the parts are large, their need is a sum of
+    many lengths and near normal, and R is at least the mean and as many standard deviations as leave one batch in ten
+    thousand with an overflow in any of its parts. That deviation is widened by sqrt(1 + captions / sampled), for the
+    mean itself is known from a sample only.
 
     Args:
         lengths: Live tokens of captions of the run's data, 1 to `context_length`; an even sample.
@@ -103,8 +103,7 @@ def choose_rows(lengths: np.ndarray, captions: int, context_length: int, parts: 
         seed: Of the simulation; equal arguments give equal rows.
 
     Returns:
-        R < n; or n where less than a tenth of the rows would be saved (or nothing is known of the lengths): packing
-        is not worth it.
+        R < n; or n, packing is not worth it, where less than a tenth of the rows would be saved or no length is known.
     """
     if not len(lengths):
         return captions
@@ -113,9 +112,11 @@ def choose_rows(lengths: np.ndarray, captions: int, context_length: int, parts: 
     drawn = rng.choice(np.asarray(lengths), (simulated, captions))
     drawn[rng.random(drawn.shape) < _UNSEEN_SHARE] = context_length
     needed = rows_needed(drawn, context_length)
-    deviations = statistics.NormalDist().inv_cdf(1 - _OVERFLOW_RATE / parts)
-    deviation = needed.std() * math.sqrt(1 + captions / len(lengths))
-    rows = max(int(needed.max()), math.ceil(needed.mean() + deviations * deviation)) + 1
+    rows = int(needed.max())
+    if simulated < _ENOUGH_SIMULATED_BATCHES * parts:
+        deviations = statistics.NormalDist().inv_cdf(1 - _OVERFLOW_RATE / parts)
+        deviation = needed.std() * math.sqrt(1 + captions / len(lengths))
+        rows = max(rows, math.ceil(needed.mean() + deviations * deviation))
     return rows if rows <= _LARGEST_WORTHWHILE_SHARE * captions else captions
 
 
