@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import grain
@@ -21,12 +21,14 @@ import numpy as np
 from absl import flags, logging
 
 from plip_jax.data.augment import get_augmentation
+from plip_jax.data.caption_lengths import TokenizeFn, sample_caption_lengths
+from plip_jax.data.groups import check_groupings, group_ids
 from plip_jax.data.image import ImageError, decode_image
+from plip_jax.data.packing import choose_rows, pack_captions, text_lengths
 from plip_jax.data.records import RecordError, RecordFolder, open_records
 from plip_jax.data.sampling import SAMPLING_VERSION, Draw, Mixture, batch_places, make_mixture
 
-Batch = dict[str, np.ndarray]
-TokenizeFn = Callable[[Sequence[str]], np.ndarray]
+Batch = dict[str, Any]
 
 # Consecutive stand-ins that may fail before the data, not a record, is to blame.
 _MAX_REPLACEMENTS = 100
@@ -64,6 +66,9 @@ class DataConfig:
         prefetch: Batches made ahead (by each worker); 0 makes each batch when it is asked for.
         on_bad_image: "error" stops at an image that does not decode and names its record; "skip" counts it and puts
             another record of the same source in its place, the same one every time; no other example moves.
+        packing: Add captions packed into rows (see `packing`); off by itself where it would save too little.
+        text_parts: Equal parts of a process's batch that are packed each by itself: its devices times micro-batches.
+        group_by: Names in `groups.GROUPINGS`; two examples that agree in any are not to be pushed apart.
     """
 
     sources: tuple[SourceConfig, ...]
@@ -74,6 +79,9 @@ class DataConfig:
     num_workers: int = 0
     prefetch: int = 2
     on_bad_image: str = "error"
+    packing: bool = True
+    text_parts: int = 1
+    group_by: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -84,12 +92,14 @@ class DataConfig:
             "seed": 0,
             "num_workers": 0,
             "prefetch": 0,
+            "text_parts": 1,
         }.items():
             if getattr(self, field) < smallest:
                 raise ValueError(f"DataConfig.{field}: expected at least {smallest}, got {getattr(self, field)}")
         if self.on_bad_image not in ("error", "skip"):
             raise ValueError(f"DataConfig.on_bad_image: expected 'error' or 'skip', got {self.on_bad_image!r}")
         get_augmentation(self.augmentation)
+        check_groupings(self.group_by)
 
 
 def make_train_iterator(
@@ -99,13 +109,13 @@ def make_train_iterator(
 
     Args:
         config: What to read.
-        tokenizer: Texts to int32 [N, context_length]; pickled to worker processes.
+        tokenizer: Of the captions; pickled to worker processes.
         process_index: Which slice of each global batch.
         process_count: How many slices.
 
     Raises:
         RecordError: A source is not a readable records folder; the message says which command makes one.
-        ValueError: The processes do not divide the batch, or an epoch is smaller than one batch.
+        ValueError: The processes or the text parts do not divide the batch, or an epoch is smaller than one batch.
     """
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index: expected 0 <= index < {process_count}, got {process_index}")
@@ -113,6 +123,12 @@ def make_train_iterator(
         raise ValueError(
             f"global_batch_size {config.global_batch_size} does not divide into {process_count} processes: "
             f"choose a multiple of {process_count}"
+        )
+    if config.global_batch_size // process_count % config.text_parts:
+        raise ValueError(
+            f"a process's batch of {config.global_batch_size // process_count} does not divide into "
+            f"{config.text_parts} text parts (devices of a process times micro-batches): choose a global_batch_size "
+            f"that is a multiple of {config.text_parts * process_count}"
         )
     folders = tuple(open_records(source.path, source.split) for source in config.sources)
     mixture = make_mixture([len(folder) for folder in folders], [s.weight for s in config.sources], config.seed)
@@ -122,21 +138,30 @@ def make_train_iterator(
             f"{config.global_batch_size}: lower global_batch_size or add records"
         )
     batches = _BatchSource(config, tokenizer, folders, mixture, process_index, process_count)
+    if config.packing:
+        parts = config.text_parts * process_count
+        captions = config.global_batch_size // parts
+        lengths, context_length = sample_caption_lengths(folders, mixture, tokenizer)
+        rows = choose_rows(lengths, captions, context_length, parts, config.seed)
+        batches = dataclasses.replace(batches, packed_rows=rows if rows < captions else None)
     return TrainIterator(batches)
 
 
 class TrainIterator(Iterator[Batch]):
     """Endless training batches with a saved state of one global position; make it with `make_train_iterator`.
 
-    A batch holds "image" uint8 [b, S, S, 3], "tokens" int32 [b, L] and "index" int64 [b] (the record's number in the
-    concatenation of the sources), b = global batch / processes. The last, partial global batch of an epoch is dropped;
-    which examples fall there changes each epoch.
+    A batch holds "image" uint8 [b, S, S, 3], "tokens" int32 [b, L], "text_length" int32 [b] (tokens up to and with
+    <|endoftext|>) and "index" int64 [b] (the record's number in the concatenation of the sources), b = global batch /
+    processes; with `packed_rows` and where every part of it fits, "packed" (the dict of `packing.pack_captions`); with
+    `group_by`, "group_ids" int32 [b, names]. The last, partial global batch of an epoch is dropped; which examples fall
+    there changes each epoch.
 
     Attributes:
         steps_per_epoch: Global batches in an epoch.
         num_examples: Records in all sources together.
         examples_per_epoch: Examples in an epoch; more than `num_examples` where weights repeat records.
         fingerprint: Hash of what gives a position its meaning: the records' content, weights, seed, global batch size.
+        packed_rows: Rows a text part is packed into, the same on every process; None where captions are not packed.
         skipped: Records that were replaced in this process's batches since the iterator was made.
     """
 
@@ -145,6 +170,7 @@ class TrainIterator(Iterator[Batch]):
         self.steps_per_epoch = batches.steps_per_epoch
         self.num_examples = sum(mixture.sizes)
         self.examples_per_epoch = mixture.examples_per_epoch
+        self.packed_rows = batches.packed_rows
         self.skipped = 0
         order = [SAMPLING_VERSION, [f.fingerprint for f in batches.folders], mixture.draws, config.seed]
         self.fingerprint = hashlib.sha256(json.dumps([*order, config.global_batch_size]).encode()).hexdigest()
@@ -171,7 +197,7 @@ class TrainIterator(Iterator[Batch]):
             raise
         for index in batch.pop("replaced").tolist():
             self.skipped += 1
-            logging.warning("Skipped %s: its image cannot be used", self._source.where(index))
+            logging.warning("Skipped %s: its image cannot be used", self.where(index))
         self._position += 1
         return batch
 
@@ -200,6 +226,10 @@ class TrainIterator(Iterator[Batch]):
             )
         self.close()
         self._position = position
+
+    def where(self, index: int) -> str:
+        """Return the place on disk of a record given by its number in all sources, as "index" holds it."""
+        return self._source.where(index)
 
     def close(self) -> None:
         """Stop worker processes and threads; the iterator can still be used and starts them again."""
@@ -250,6 +280,7 @@ class _BatchSource:
     process_index: int
     process_count: int
     first_step: int = 0
+    packed_rows: int | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -271,16 +302,34 @@ class _BatchSource:
         captions: list[str] = []
         indices: list[int] = []
         replaced: list[int] = []
+        groups: list[list[int]] = []
         for row, place in enumerate(places):
             draw = self._load(self.mixture.draw(epoch, place), images[row], captions, replaced)
             indices.append(draw.index)
-        tokens = np.ascontiguousarray(self.tokenizer(captions), dtype=np.int32)
-        return {
+            if self.config.group_by:
+                groups.append(self._group_ids(draw, captions[-1]))
+        batch = {
             "image": images,
-            "tokens": tokens,
+            **self._texts(captions),
             "index": np.asarray(indices, np.int64),
             "replaced": np.asarray(replaced, np.int64),
         }
+        return batch | {"group_ids": np.asarray(groups, np.int32)} if groups else batch
+
+    def _texts(self, captions: Sequence[str]) -> Batch:
+        tokens = np.ascontiguousarray(self.tokenizer(captions), dtype=np.int32)
+        lengths = text_lengths(tokens, self.tokenizer.eot_token_id)
+        batch: Batch = {"tokens": tokens, "text_length": lengths}
+        if self.packed_rows is not None:
+            packed = pack_captions(tokens, lengths, self.config.text_parts, self.packed_rows)
+            if packed is not None:
+                batch["packed"] = packed
+        return batch
+
+    def _group_ids(self, draw: Draw, caption: str) -> list[int]:
+        # Read once more rather than handed along: a hundredth of the time that its image takes.
+        record = self.folders[draw.source][draw.record]
+        return group_ids(self.config.group_by, record, caption, draw.source)
 
     def where(self, index: int) -> str:
         """Return the place on disk of a record given by its number in all sources."""

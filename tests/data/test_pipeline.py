@@ -26,10 +26,16 @@ BATCH = 8
 
 
 class CharacterTokenizer:
-    """Stands in for the tokenizer: the first characters' codes."""
+    """Stands in for the tokenizer: the first characters' codes, closed and padded by a space's."""
+
+    eot_token_id = ord(" ")
+
+    def __init__(self, context_length: int = 6) -> None:
+        self.context_length = context_length
 
     def __call__(self, texts):
-        return np.array([[ord(c) for c in text.ljust(6)[:6]] for text in texts], np.int32)
+        rows = [text[: self.context_length - 1].ljust(self.context_length) for text in texts]
+        return np.array([[ord(c) for c in row] for row in rows], np.int32)
 
 
 def png(seed: int, size: tuple[int, int] = (20, 24)) -> bytes:
@@ -58,8 +64,9 @@ def config_for(*paths: str, **changes) -> DataConfig:
     return DataConfig(sources=tuple(SourceConfig(path) for path in paths), **values)
 
 
-def start(config: DataConfig, process: int = 0, processes: int = 1) -> TrainIterator:
-    return make_train_iterator(config, CharacterTokenizer(), process_index=process, process_count=processes)
+def start(config: DataConfig, process: int = 0, processes: int = 1, context_length: int = 6) -> TrainIterator:
+    tokenizer = CharacterTokenizer(context_length)
+    return make_train_iterator(config, tokenizer, process_index=process, process_count=processes)
 
 
 def take(iterator: TrainIterator, count: int) -> list[dict[str, np.ndarray]]:
@@ -71,14 +78,18 @@ def assert_equal_batches(left, right) -> None:
     for a, b in zip(left, right, strict=True):
         assert a.keys() == b.keys()
         for key in a:
-            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+            if key == "packed":
+                assert_equal_batches([a[key]], [b[key]])
+            else:
+                np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
 def test_a_batch_has_the_promised_arrays(records):
     batch = next(start(config_for(records)))
-    assert set(batch) == {"image", "tokens", "index"}
+    assert set(batch) == {"image", "tokens", "text_length", "index"}
     assert (batch["image"].shape, batch["image"].dtype) == ((8, 16, 16, 3), np.uint8)
     assert (batch["tokens"].shape, batch["tokens"].dtype) == ((8, 6), np.int32)
+    assert (batch["text_length"].tolist(), batch["text_length"].dtype) == ([5] * 8, np.int32)
     assert (batch["index"].shape, batch["index"].dtype) == ((8,), np.int64)
     assert all(array.flags["C_CONTIGUOUS"] for array in batch.values())
 
@@ -158,11 +169,13 @@ def test_the_state_counts_consumed_batches_not_those_made_ahead(records):
 
 
 def test_worker_processes_and_threads_give_the_same_batches(records):
-    alone = take(start(config_for(records)), 7)
-    threads = start(config_for(records, prefetch=3))
+    texts = {"text_parts": 2, "group_by": ("caption",)}
+    alone = take(start(config_for(records, **texts), context_length=16), 7)
+    assert all("packed" in batch for batch in alone)
+    threads = start(config_for(records, prefetch=3, **texts), context_length=16)
     assert_equal_batches(take(threads, 7), alone)
     threads.close()
-    workers = start(config_for(records, num_workers=2))
+    workers = start(config_for(records, num_workers=2, **texts), context_length=16)
     assert_equal_batches(take(workers, 4), alone[:4])
     state = workers.get_state()
     assert state["position"] == 4
@@ -327,6 +340,8 @@ def test_fingerprint_follows_the_data_and_the_order(tmp_path, records):
     assert start(config_for(same)).fingerprint == reference
     assert start(config_for(records, num_workers=2, prefetch=3)).fingerprint == reference
     assert start(config_for(records), 1, 2).fingerprint == reference
+    assert start(config_for(records, packing=False)).fingerprint == reference
+    assert start(config_for(records, text_parts=2, group_by=("group",)), context_length=16).fingerprint == reference
     assert start(config_for(other)).fingerprint != reference
     assert start(config_for(records, seed=4)).fingerprint != reference
     assert start(config_for(records, global_batch_size=4)).fingerprint != reference
