@@ -6,12 +6,13 @@ the parameters are part of the checkpoint format and frozen by tests/model/param
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from plip_jax.model.presets import CLIPConfig
 from plip_jax.model.text import TextTower
@@ -64,16 +65,19 @@ class CLIP:
         return jax.eval_shape(self.init, jax.random.key(0))
 
     def encode_image(
-        self, params: Params, pixel_values: Float[Array, "batch side side 3"], key: Array | None = None
+        self,
+        params: Params,
+        pixel_values: Float[Array, "batch side side 3"],
+        keys: Key[Array, " batch"] | None = None,
     ) -> Float[Array, "batch embed_dim"]:
         """Image features, not normalised, float32, from pixels already scaled and normalised.
 
-        With a key, patches are dropped as in training; without one, none is.
+        With a key for each image, patches are dropped as in training; without keys, none is.
 
         Raises:
             ValueError: the images are not of the model's size.
         """
-        return self.tower("vision", params)(pixel_values, key)
+        return self.tower("vision", params)(pixel_values, keys)
 
     def encode_text(self, params: Params, tokens: Int[Array, "batch length"]) -> Float[Array, "batch embed_dim"]:
         """Text features, not normalised, float32, from token ids of at most ``context_length`` a row.
@@ -82,6 +86,21 @@ class CLIP:
             ValueError: a row is longer than the context.
         """
         return self.tower("text", params)(tokens)
+
+    def encode_packed_text(self, params: Params, packed: Mapping[str, Array]) -> Float[Array, "captions embed_dim"]:
+        """Text features of captions packed into rows, equal to those of `encode_text` in the order of the captions.
+
+        Args:
+            params: of the model.
+            packed: int32 "tokens", "segments" and "positions" [parts, rows, length] and "eot" [parts, captions]; see
+                `TextTower.encode_packed`. A part needs no other, so parts may lie on different devices.
+
+        Raises:
+            ValueError: a row is longer than the context.
+        """
+        return self.tower("text", params).encode_packed(
+            packed["tokens"], packed["segments"], packed["positions"], packed["eot"]
+        )
 
     def tower(self, name: str, params: Params) -> Any:
         """The ``vision`` or ``text`` tower as an NNX module that holds the parameters, to look at its parts."""
