@@ -299,8 +299,8 @@ def make_task(config: RunConfig, start: StartingPoint) -> Task:
         patch_dropout=config.model.patch_dropout,
     )
 
-    def encode_image(params: Any, image: jax.Array, key: jax.Array) -> jax.Array:
-        return model.encode_image(params, normalize_pixels(image, start.preprocessing), key)
+    def encode_image(params: Any, image: jax.Array, keys: jax.Array) -> jax.Array:
+        return model.encode_image(params, normalize_pixels(image, start.preprocessing), keys)
 
     return Task(encode_image, model.encode_text, config.loss, config.seed)
 

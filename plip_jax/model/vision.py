@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from plip_jax.model.presets import CLIPConfig
 from plip_jax.model.transformer import LayerNorm, Linear, Stack, matmul, normal_param
@@ -30,13 +30,20 @@ class PatchEmbedding(nnx.Module):
 
 
 def drop_patches(
-    patches: Float[Array, "batch patches width"], share: float, key: Array
+    patches: Float[Array, "batch patches width"], share: float, keys: Key[Array, " batch"]
 ) -> Float[Array, "batch kept width"]:
-    """Keep a random subset of each image's patches (Li et al. 2023, FLIP): int(patches * (1 - share)), at least one."""
-    batch, count, _ = patches.shape
-    kept = max(1, int(count * (1 - share)))
-    order = jnp.argsort(jax.random.uniform(key, (batch, count)), axis=1)
-    return jnp.take_along_axis(patches, order[:, :kept, None], axis=1)
+    """Keep a random subset of each image's patches (Li et al. 2023, FLIP), `kept_patches` of them.
+
+    Each image has a key of its own, so what it keeps does not depend on the batch, or the part of one, it stands in.
+    """
+    count = patches.shape[1]
+    order = jnp.argsort(jax.vmap(lambda key: jax.random.uniform(key, (count,)))(keys), axis=1)
+    return jnp.take_along_axis(patches, order[:, : kept_patches(count, share), None], axis=1)
+
+
+def kept_patches(count: int, share: float) -> int:
+    """How many of `count` patches are kept when a share is dropped: the whole part of the rest, at least one."""
+    return max(1, int(count * (1 - share)))
 
 
 class VisionTower(nnx.Module):
@@ -58,9 +65,9 @@ class VisionTower(nnx.Module):
         )
 
     def __call__(
-        self, pixel_values: Float[Array, "batch side side 3"], key: Array | None = None
+        self, pixel_values: Float[Array, "batch side side 3"], keys: Key[Array, " batch"] | None = None
     ) -> Float[Array, "batch embed_dim"]:
-        """Features of each image, not normalised; a key turns patch dropout on, as in training."""
+        """Features of each image, not normalised; a key for each turns patch dropout on, as in training."""
         if pixel_values.shape[1:] != (self.image_size, self.image_size, 3):
             raise ValueError(
                 f"pixel_values: expected [batch, {self.image_size}, {self.image_size}, 3], got {pixel_values.shape}; "
@@ -68,8 +75,8 @@ class VisionTower(nnx.Module):
             )
         position = self.position_embedding[...]
         patches = self.patch_embedding(pixel_values) + position[1:]
-        if key is not None and self.patch_dropout:
-            patches = drop_patches(patches, self.patch_dropout, key)
+        if keys is not None and self.patch_dropout:
+            patches = drop_patches(patches, self.patch_dropout, keys)
         class_token = self.class_embedding[...] + position[0]
         class_tokens = jnp.broadcast_to(class_token, (patches.shape[0], 1, patches.shape[2]))
         x = jnp.concatenate([class_tokens, patches], axis=1)

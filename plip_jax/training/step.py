@@ -21,7 +21,7 @@ class Task:
     """What is learned: two encoders and a loss.
 
     Attributes:
-        encode_image: (params, batch["image"], key) -> features [batch, dim].
+        encode_image: (params, batch["image"], a key for each image) -> features [batch, dim].
         encode_text: (params, batch["tokens"]) -> features [batch, dim].
         loss: of `losses.get_loss`.
         seed: the run's seed; the key of a step is ``fold_in(seed, step)``.
@@ -38,7 +38,8 @@ def loss_and_grads(task: Task, params: Any, batch: Batch, step: Array) -> tuple[
     key = jax.random.fold_in(jax.random.key(task.seed), step)
 
     def loss_of(params: Any) -> tuple[Array, Metrics]:
-        image_features = task.encode_image(params, batch["image"], key)
+        keys = jax.random.split(key, len(batch["image"]))
+        image_features = task.encode_image(params, batch["image"], keys)
         text_features = task.encode_text(params, batch["tokens"])
         return task.loss(image_features, text_features, {"logit_scale": params["logit_scale"]})
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from plip_jax import sharding
 from plip_jax.model import clip
 from plip_jax.model.presets import PRESETS, CLIPConfig, get_preset
 from plip_jax.model.text import eot_position
@@ -141,16 +142,29 @@ def test_rematerialisation_changes_no_gradient(params):
 
 def test_patch_dropout_drops_only_in_training_and_keeps_distinct_patches(params):
     model = clip.build(TINY, patch_dropout=0.5)
+    keys = jax.random.split(jax.random.key(0), 2)
     whole = model.encode_image(params, pixels())
     np.testing.assert_array_equal(whole, clip.build(TINY).encode_image(params, pixels()))
-    dropped = model.encode_image(params, pixels(), jax.random.key(0))
+    dropped = model.encode_image(params, pixels(), keys)
     assert not np.allclose(whole, dropped)
-    np.testing.assert_array_equal(dropped, model.encode_image(params, pixels(), jax.random.key(0)))
+    np.testing.assert_array_equal(dropped, model.encode_image(params, pixels(), keys))
     numbered = jnp.broadcast_to(jnp.arange(10.0)[None, :, None], (3, 10, 1))
-    kept = drop_patches(numbered, 0.25, jax.random.key(1))
+    kept = drop_patches(numbered, 0.25, jax.random.split(jax.random.key(1), 3))
     assert kept.shape == (3, 7, 1)
     assert all(len(set(row.ravel().tolist())) == 7 for row in np.asarray(kept))
     assert len({tuple(row.ravel().tolist()) for row in np.asarray(kept)}) == 3
+
+
+def test_dropped_patches_do_not_depend_on_how_the_batch_is_cut():
+    keys = jax.random.split(jax.random.key(2), 6)
+    numbered = jnp.broadcast_to(jnp.arange(49.0)[None, :, None], (6, 49, 1))
+    whole = drop_patches(numbered, 0.5, keys)
+    assert whole.shape == (6, 24, 1)
+    halves = [drop_patches(numbered[cut], 0.5, keys[cut]) for cut in (slice(0, 3), slice(3, 6))]
+    np.testing.assert_array_equal(whole, np.concatenate(halves))
+    mesh = sharding.make_mesh(jax.devices()[:2])
+    split = jax.device_put((numbered, keys), sharding.split_batch(mesh))
+    np.testing.assert_array_equal(whole, jax.jit(lambda x, k: drop_patches(x, 0.5, k))(*split))
 
 
 def test_configurations_survive_json():

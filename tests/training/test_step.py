@@ -31,10 +31,10 @@ def make_task(counter: list[int] | None = None, **settings):
     model = clip.build(TINY, **settings)
     pixels = Preprocessing(image_size=32)
 
-    def encode_image(params, image, key):
+    def encode_image(params, image, keys):
         if counter is not None:
             counter.append(1)  # runs while tracing only
-        return model.encode_image(params, normalize_pixels(image, pixels), key)
+        return model.encode_image(params, normalize_pixels(image, pixels), keys)
 
     return Task(encode_image, model.encode_text, get_loss(LossConfig("contrastive")), seed=0)
 

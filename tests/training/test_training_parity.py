@@ -71,7 +71,7 @@ def make_batches():
 def our_losses(params, batches):
     model = clip.build(CONFIG)
     task = Task(
-        lambda p, image, key: model.encode_image(p, normalize_pixels(image, PIXELS), key),
+        lambda p, image, keys: model.encode_image(p, normalize_pixels(image, PIXELS), keys),
         model.encode_text,
         get_loss(LossConfig("contrastive")),
         seed=0,
