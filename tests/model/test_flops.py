@@ -61,7 +61,9 @@ def test_lengths_do_not_overflow():
 
 
 def xla_flops(function, *arguments) -> float:
-    return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
+    analysis = jax.jit(function).lower(*arguments).cost_analysis()
+    assert analysis is not None
+    return analysis["flops"]
 
 
 @pytest.mark.parametrize("patch_dropout", [0.0, 0.5])
