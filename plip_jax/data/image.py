@@ -133,8 +133,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Transparency is laid on white, which is what glass looks like on a slide (transformers since 5.x; its earlier
     versions and OpenAI's code dropped the alpha channel and showed whatever colour lay under it). Every other mode
     goes through Pillow's ``convert("RGB")``. That clips 16- and 32-bit grey values at 255 instead of scaling
-    them: rescale such images before writing records.
+    them: rescale such images before writing records. An image that is plain RGB already is returned itself.
     """
+    if image.mode == "RGB" and image.info.get("transparency") is None:
+        return image  # convert() would copy every pixel
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -152,16 +154,74 @@ def resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 def resize_and_crop(image: Image.Image, short_side: int, left: int, top: int, side: int) -> Image.Image:
     """Resize the short side to `short_side` (bicubic) and cut the square of `side` at (left, top) of the result.
 
+    Bit-equal to Pillow's ``resize`` followed by ``crop``, without computing most of what the crop throws away: PLIP's
+    view keeps 14 % of the resized pixels of a 640 x 480 image. An `image` that is not RGB must have a mode that
+    ``resize`` filters (not P or 1).
+
     A strip so long that the resized image would not fit in memory is sampled only inside the square; there a value
     may differ by one level from the whole resize.
     """
     width, height = resized_size(*image.size, short_side)
-    if width * height <= _MAX_RESIZED_PIXELS:
-        resized = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BICUBIC)
-        return resized.crop((left, top, left + side, top + side))
+    if image.size == (width, height):
+        return image.crop((left, top, left + side, top + side))
+    if width * height > _MAX_RESIZED_PIXELS:
+        return _sample_square(image, (width, height), left, top, side)
+    # Pillow filters along the rows first, to 8 bits, then along the columns; so does this, in two calls.
+    first, last = _rows_needed(image.size[1], height, top, side)
+    rows = _resize_columns(image.crop((0, first, image.size[0], last)), width, left, side)
+    if image.size[1] == height:
+        return rows
+    if _is_exact_scale(image.size[1], height):
+        scale = image.size[1] / height
+        box = (0, top * scale - first, side, (top + side) * scale - first)
+        return rows.resize((side, side), Image.Resampling.BICUBIC, box=box)
+    # The filter's weights are those of the whole height only if the image has the whole height; what stands outside
+    # the rows needed does not enter the square.
+    column = Image.new(image.mode, (side, image.size[1]))
+    column.paste(rows, (0, first))
+    return column.resize((side, height), Image.Resampling.BICUBIC).crop((0, top, side, top + side))
+
+
+def _resize_columns(rows: Image.Image, width: int, left: int, side: int) -> Image.Image:
+    """Resize along the rows only, to `width`, and keep `side` columns from `left` on."""
+    length, height = rows.size
+    if length == width:
+        return rows.crop((left, 0, left + side, height))
+    if _is_exact_scale(length, width):
+        scale = length / width
+        return rows.resize(
+            (side, height), Image.Resampling.BICUBIC, box=(left * scale, 0, (left + side) * scale, height)
+        )
+    return rows.resize((width, height), Image.Resampling.BICUBIC).crop((left, 0, left + side, height))
+
+
+def _is_exact_scale(length: int, resized: int) -> bool:
+    """Say whether a box of the source gives Pillow the very weights of the whole resize.
+
+    Pillow keeps boxes in float32 and computes weights in float64 from places like ``box + (x + 0.5) * scale``. Where
+    length / resized has a power of two below, and both parts fit in 24 bits, every place is exact in both. So it is
+    for PLIP's short side of 512; elsewhere the weights differ in the last bits, and a few pixels in ten thousand by a
+    level or two (measured).
+    """
+    denominator = resized // math.gcd(length, resized)
+    return denominator & (denominator - 1) == 0 and length * denominator < 2**24
+
+
+def _rows_needed(height: int, resized: int, top: int, side: int) -> tuple[int, int]:
+    """Rows [first, last) of the source that `side` rows of the resized image from `top` on are filtered from."""
+    if height == resized:
+        return top, top + side
+    scale = height / resized
+    reach = 2 * max(scale, 1) + 1  # bicubic's support, and a row for the rounding
+    first, last = math.floor((top + 0.5) * scale - reach), math.ceil((top + side - 0.5) * scale + reach)
+    return max(0, first), min(height, last)
+
+
+def _sample_square(image: Image.Image, resized: tuple[int, int], left: int, top: int, side: int) -> Image.Image:
+    """Resize only the source of one square of the image at size `resized`."""
     # The source of the square with what the bicubic kernel reaches around it, cut out first: float32 box
     # coordinates are too coarse far from the origin.
-    across, down = image.size[0] / width, image.size[1] / height
+    across, down = image.size[0] / resized[0], image.size[1] / resized[1]
     reach_x, reach_y = math.ceil(2 * max(across, 1)) + 1, math.ceil(2 * max(down, 1)) + 1
     box = (left * across, top * down, (left + side) * across, (top + side) * down)
     first_x, first_y = max(0, math.floor(box[0]) - reach_x), max(0, math.floor(box[1]) - reach_y)

@@ -271,10 +271,51 @@ def test_a_long_strip_is_sampled_without_making_it_whole(size: tuple[int, int], 
     assert preprocess_image(strip, Preprocessing())[5, 5].tolist() == [9, 8, 7]
 
 
-def test_resize_and_crop_cuts_where_it_is_told():
-    image = Image.fromarray(random_pixels(50, 40))
-    whole = np.asarray(image.resize((100, 80), Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(np.asarray(resize_and_crop(image, 80, 13, 7, 60)), whole[7:67, 13:73])
+def whole_resize_and_crop(image: Image.Image, short_side: int, left: int, top: int, side: int) -> np.ndarray:
+    """What resize_and_crop must equal: Pillow's resize of everything, then its crop."""
+    size = image_module.resized_size(*image.size, short_side)
+    whole = image.resize(size, Image.Resampling.BICUBIC)
+    return np.asarray(whole.crop((left, top, left + side, top + side)))
+
+
+# PLIP's sizes: square, both orientations, odd, short side smaller and equal, one axis unchanged, large, a long strip.
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [(640, 480), (480, 640), (600, 600), (511, 1023), (256, 256), (512, 512), (512, 700), (2592, 1944), (90, 1201)],
+)
+def test_a_crop_has_the_pixels_of_the_whole_resize_at_plips_size(width: int, height: int):
+    image = Image.fromarray(random_pixels(width, height))
+    across, down = (length - 224 for length in image_module.resized_size(width, height, 512))
+    for left, top in [(0, 0), (across, down), (across // 2, down // 3), (across, 0)]:
+        ours = np.asarray(resize_and_crop(image, 512, left, top, 224))
+        np.testing.assert_array_equal(ours, whole_resize_and_crop(image, 512, left, top, 224))
+
+
+def test_a_crop_has_the_pixels_of_the_whole_resize_at_any_size():
+    rng = np.random.default_rng(0)
+    exact = 0
+    for case in range(600):
+        width, height = (int(n) for n in rng.integers(1, 300, 2))
+        side = int(rng.integers(1, 64))
+        short_side = 2 ** int(rng.integers(6, 9)) if case % 3 == 0 else side + int(rng.integers(0, 140))
+        across, down = (length - side for length in image_module.resized_size(width, height, short_side))
+        if (across + side) * (down + side) > 2**20:
+            continue  # thin strips: slow, and covered above
+        left, top = int(rng.integers(0, across, endpoint=True)), int(rng.integers(0, down, endpoint=True))
+        image = Image.fromarray(random_pixels(width, height, case))
+        ours = np.asarray(resize_and_crop(image, short_side, left, top, side))
+        expected = whole_resize_and_crop(image, short_side, left, top, side)
+        np.testing.assert_array_equal(ours, expected, err_msg=f"{image.size} -> {short_side}, {side} at {left}, {top}")
+        exact += image_module._is_exact_scale(width, across + side)
+    assert 100 < exact < 500  # both ways of resizing were taken
+
+
+def test_an_rgb_image_is_not_copied_and_outlives_its_file():
+    pixels = random_pixels(40, 30)
+    decoded = decode_image(encode(Image.fromarray(pixels), "PNG"), name="x")
+    assert to_rgb(decoded) is decoded
+    np.testing.assert_array_equal(np.asarray(decoded), pixels)
+    np.testing.assert_array_equal(np.asarray(decoded.crop((3, 4, 30, 20))), pixels[4:20, 3:30])
 
 
 def test_the_array_is_writable_and_any_mode_is_taken():
