@@ -20,6 +20,7 @@ import grain
 import numpy as np
 from absl import flags, logging
 
+from plip_jax.data.allocator import keep_freed_memory
 from plip_jax.data.augment import get_augmentation
 from plip_jax.data.caption_lengths import TokenizeFn, sample_caption_lengths
 from plip_jax.data.groups import check_groupings, group_ids
@@ -247,6 +248,7 @@ def _run_ahead(batches: "_BatchSource") -> grain.IterDataset[Batch]:
     config = batches.config
     dataset = grain.MapDataset.source(batches)
     if config.num_workers == 0:
+        keep_freed_memory()  # the threads decode in this process
         threads = min(config.prefetch, os.cpu_count() or 1)
         return dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=config.prefetch))
     if not flags.FLAGS.is_parsed():
@@ -258,8 +260,9 @@ def _run_ahead(batches: "_BatchSource") -> grain.IterDataset[Batch]:
 
 
 def _live_and_die_with_the_trainer(worker: int, workers: int) -> None:
-    """Set up a worker process: signals are the trainer's, and nothing outlives it."""
+    """Set up a worker process: freed pixels stay, signals are the trainer's, and nothing outlives it."""
     del worker, workers  # Grain's signature
+    keep_freed_memory()
     # A Ctrl-C or a scheduler's SIGTERM reaches the whole group; the trainer saves first, then ends its workers.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
