@@ -109,3 +109,10 @@ def test_data_prep_imports_only_the_contract():
         if name.startswith("plip_jax") and not name.startswith(allowed)
     ]
     assert broken == []
+
+
+def test_data_workers_import_no_jax():
+    for path in (ROOT / "plip_jax" / "data").glob("*.py"):
+        if path.name != "warp.py":  # it runs in the training step
+            found = {name for name in imports(path) if name.split(".")[0] == "jax" or "plip_jax.data.warp" in name}
+            assert not found, path

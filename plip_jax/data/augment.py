@@ -1,13 +1,17 @@
 """Random training views of a decoded image.
 
-Owns PLIP's training transform and the table of transforms by name. Each is a pure function of the image, the size
+Owns PLIP's training transform and the tables of transforms by name. Each is a pure function of the image, the size
 and the Generator it is handed: the pipeline seeds that from (seed, epoch, index). The geometry is that of
 torchvision's PIL transforms (RandomCrop, RandomHorizontalFlip, RandomAffine, RandomPerspective); the numbers
 are PLIP's (its training code's image transform); the order in which parameters are drawn is ours.
+
+`AUGMENTATIONS` make the whole view here. `WARPED_AUGMENTATIONS` draw the same numbers, stop at the crop and say the
+rest as one homography, which `plip_jax.data.warp` applies on the device.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,6 +19,8 @@ from PIL import Image
 from plip_jax.data.image import Preprocessing, preprocess_image, resize_and_crop, resized_size, to_rgb
 
 Augmentation = Callable[[Image.Image, int, np.random.Generator], np.ndarray]
+WarpedAugmentation = Callable[[Image.Image, int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+Entry = TypeVar("Entry")
 
 # PLIP resizes the short side to 512 and crops 224; other sizes keep the ratio, so a crop shows as much tissue.
 RESIZE_RATIO = 512 / 224
@@ -55,19 +61,51 @@ def augment_light(image: Image.Image, size: int, rng: np.random.Generator) -> np
     """
     image = random_crop(_as_rgb(image), round(size * 1.15), size, rng)
     image = random_flip(image, rng)
-    if rng.random() < FLIP_PROBABILITY:
+    if _draw_flip(rng):
         image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     return np.array(image)
 
 
+def warped_plip(image: Image.Image, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """PLIP's view as its crop, uint8 [size, size, 3], and the homography of the rest, float32 [8].
+
+    Flip, affine and perspective by the same random numbers as `augment_plip`, interpolated once instead of twice.
+    """
+    image = random_crop(_as_rgb(image), round(size * RESIZE_RATIO), size, rng)
+    steps = [_mirror_x(size)] if _draw_flip(rng) else []
+    steps.append(_draw_affine((size, size), rng))
+    perspective = _draw_perspective((size, size), rng)
+    if perspective is not None:
+        steps.append(perspective)
+    return np.array(image), compose_warps(steps)
+
+
+def warped_none(image: Image.Image, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """`augment_none` and the identity, float32 [8]."""
+    return augment_none(image, size, rng), compose_warps([])
+
+
+def warped_light(image: Image.Image, size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """`augment_light` as its crop, uint8 [size, size, 3], and its two flips, float32 [8]; they are exact."""
+    image = random_crop(_as_rgb(image), round(size * 1.15), size, rng)
+    steps = [_mirror_x(size)] if _draw_flip(rng) else []
+    if _draw_flip(rng):
+        steps.append((1, 0, 0, 0, -1, size))
+    return np.array(image), compose_warps(steps)
+
+
 AUGMENTATIONS: dict[str, Augmentation] = {"plip": augment_plip, "light": augment_light, "none": augment_none}
+WARPED_AUGMENTATIONS: dict[str, WarpedAugmentation] = {"plip": warped_plip, "light": warped_light, "none": warped_none}
 
 
 def get_augmentation(name: str) -> Augmentation:
     """Look an augmentation up by name; a ValueError lists the known ones."""
-    if name not in AUGMENTATIONS:
-        raise ValueError(f"unknown augmentation {name!r}; known: {', '.join(AUGMENTATIONS)}")
-    return AUGMENTATIONS[name]
+    return _look_up(name, AUGMENTATIONS, "augmentation")
+
+
+def get_warped_augmentation(name: str) -> WarpedAugmentation:
+    """Look up the form that leaves flip, affine and perspective to the device; a ValueError lists the known ones."""
+    return _look_up(name, WARPED_AUGMENTATIONS, "augmentation for warp_on_device")
 
 
 def random_crop(image: Image.Image, short_side: int, size: int, rng: np.random.Generator) -> Image.Image:
@@ -80,18 +118,12 @@ def random_crop(image: Image.Image, short_side: int, size: int, rng: np.random.G
 
 def random_flip(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Mirror left and right with probability `FLIP_PROBABILITY`."""
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < FLIP_PROBABILITY else image
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if _draw_flip(rng) else image
 
 
 def random_affine(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Rotate, shift (whole pixels), scale and shear about the centre; nearest neighbour."""
-    width, height = image.size
-    angle = rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES)
-    shift_x = round(rng.uniform(-TRANSLATION * width, TRANSLATION * width))
-    shift_y = round(rng.uniform(-TRANSLATION * height, TRANSLATION * height))
-    scale = rng.uniform(*SCALE)
-    shear = rng.uniform(-SHEAR_DEGREES, SHEAR_DEGREES)
-    coefficients = affine_coefficients((width, height), angle, (shift_x, shift_y), scale, shear)
+    coefficients = _draw_affine(image.size, rng)
     return image.transform(
         image.size, Image.Transform.AFFINE, coefficients, resample=Image.Resampling.NEAREST, fillcolor=FILL
     )
@@ -99,17 +131,37 @@ def random_affine(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 def random_perspective(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """With probability `DISTORTION_PROBABILITY`, draw every corner inwards by a random amount; bilinear."""
-    if rng.random() >= DISTORTION_PROBABILITY:
+    coefficients = _draw_perspective(image.size, rng)
+    if coefficients is None:
         return image
-    width, height = image.size
+    return image.transform(
+        image.size, Image.Transform.PERSPECTIVE, coefficients, resample=Image.Resampling.BILINEAR, fillcolor=FILL
+    )
+
+
+def _draw_flip(rng: np.random.Generator) -> bool:
+    return rng.random() < FLIP_PROBABILITY
+
+
+def _draw_affine(size: tuple[int, int], rng: np.random.Generator) -> tuple[float, ...]:
+    width, height = size
+    angle = rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES)
+    shift_x = round(rng.uniform(-TRANSLATION * width, TRANSLATION * width))
+    shift_y = round(rng.uniform(-TRANSLATION * height, TRANSLATION * height))
+    scale = rng.uniform(*SCALE)
+    shear = rng.uniform(-SHEAR_DEGREES, SHEAR_DEGREES)
+    return affine_coefficients((width, height), angle, (shift_x, shift_y), scale, shear)
+
+
+def _draw_perspective(size: tuple[int, int], rng: np.random.Generator) -> tuple[float, ...] | None:
+    if rng.random() >= DISTORTION_PROBABILITY:
+        return None
+    width, height = size
     reach_x, reach_y = int(DISTORTION * (width // 2)), int(DISTORTION * (height // 2))
     moves = rng.integers(0, (reach_x, reach_y), size=(4, 2), endpoint=True).tolist()
     corners = ((0, 0), (width - 1, 0), (width - 1, height - 1), (0, height - 1))
     moved = [(abs(x - dx), abs(y - dy)) for (x, y), (dx, dy) in zip(corners, moves, strict=True)]
-    coefficients = perspective_coefficients(corners, moved)
-    return image.transform(
-        image.size, Image.Transform.PERSPECTIVE, coefficients, resample=Image.Resampling.BILINEAR, fillcolor=FILL
-    )
+    return perspective_coefficients(corners, moved)
 
 
 def affine_coefficients(
@@ -152,6 +204,32 @@ def perspective_coefficients(corners: Corners, moved: Corners) -> tuple[float, .
         rows.append([0, 0, 0, x, y, 1, -source_y * x, -source_y * y])
         targets += [source_x, source_y]
     return tuple(np.linalg.solve(np.asarray(rows, np.float64), np.asarray(targets, np.float64)).tolist())
+
+
+def compose_warps(steps: Iterable[Sequence[float]]) -> np.ndarray:
+    """One homography for steps applied one after the other: float32 [8], Pillow's PERSPECTIVE coefficients.
+
+    The output at (x, y) shows the input at ((a x + b y + c) / w, (d x + e y + f) / w) with w = g x + h y + 1, pixels;
+    coordinates are continuous, the centre of the first pixel is (0.5, 0.5).
+
+    Args:
+        steps: 6 (affine) or 8 (perspective) coefficients each, the first step first; none is the identity.
+    """
+    whole = np.eye(3)
+    for step in steps:
+        # From the output back to the input: the last step's map comes first, so it stands rightmost.
+        whole = whole @ np.append([*step, 0, 0][:8], 1).reshape(3, 3)
+    return (whole / whole[2, 2]).ravel()[:8].astype(np.float32)
+
+
+def _mirror_x(size: int) -> tuple[float, ...]:
+    return (-1, 0, size, 0, 1, 0)
+
+
+def _look_up(name: str, table: Mapping[str, Entry], kind: str) -> Entry:
+    if name not in table:
+        raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(table)}")
+    return table[name]
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -21,9 +21,7 @@ import numpy as np
 from absl import flags, logging
 
 from plip_jax.data.allocator import keep_freed_memory
-from plip_jax.data.augment import get_augmentation
-from plip_jax.data.caption_lengths import TokenizeFn, sample_caption_lengths
-from plip_jax.data.groups import check_groupings, group_ids
+from plip_jax.data.augment import get_augmentation, get_warped_augmentation
 from plip_jax.data.image import ImageError, decode_image
 from plip_jax.data.packing import choose_rows, pack_captions, text_lengths
 from plip_jax.data.records import RecordError, RecordFolder, open_records
@@ -67,9 +65,8 @@ class DataConfig:
         prefetch: Batches made ahead (by each worker); 0 makes each batch when it is asked for.
         on_bad_image: "error" stops at an image that does not decode and names its record; "skip" counts it and puts
             another record of the same source in its place, the same one every time; no other example moves.
-        packing: Add captions packed into rows (see `packing`); off by itself where it would save too little.
-        text_parts: Equal parts of a process's batch that are packed each by itself: its devices times micro-batches.
-        group_by: Names in `groups.GROUPINGS`; two examples that agree in any are not to be pushed apart.
+        warp_on_device: Make only the crop here; flip, affine and perspective, by the same random numbers, become one
+            homography for each image, in batch["warp"], for `warp.warp_images`.
     """
 
     sources: tuple[SourceConfig, ...]
@@ -80,9 +77,7 @@ class DataConfig:
     num_workers: int = 0
     prefetch: int = 2
     on_bad_image: str = "error"
-    packing: bool = True
-    text_parts: int = 1
-    group_by: tuple[str, ...] = ()
+    warp_on_device: bool = False
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -100,7 +95,8 @@ class DataConfig:
         if self.on_bad_image not in ("error", "skip"):
             raise ValueError(f"DataConfig.on_bad_image: expected 'error' or 'skip', got {self.on_bad_image!r}")
         get_augmentation(self.augmentation)
-        check_groupings(self.group_by)
+        if self.warp_on_device:
+            get_warped_augmentation(self.augmentation)
 
 
 def make_train_iterator(
@@ -151,11 +147,9 @@ def make_train_iterator(
 class TrainIterator(Iterator[Batch]):
     """Endless training batches with a saved state of one global position; make it with `make_train_iterator`.
 
-    A batch holds "image" uint8 [b, S, S, 3], "tokens" int32 [b, L], "text_length" int32 [b] (tokens up to and with
-    <|endoftext|>) and "index" int64 [b] (the record's number in the concatenation of the sources), b = global batch /
-    processes; with `packed_rows` and where every part of it fits, "packed" (the dict of `packing.pack_captions`); with
-    `group_by`, "group_ids" int32 [b, names]. The last, partial global batch of an epoch is dropped; which examples fall
-    there changes each epoch.
+    A batch holds "image" uint8 [b, S, S, 3], "tokens" int32 [b, L] and "index" int64 [b] (the record's number in the
+    concatenation of the sources), b = global batch / processes; with `warp_on_device` also "warp" float32 [b, 8]. The
+    last, partial global batch of an epoch is dropped; which examples fall there changes each epoch.
 
     Attributes:
         steps_per_epoch: Global batches in an epoch.
@@ -302,37 +296,24 @@ class _BatchSource:
         )
         size = self.config.image_size
         images = np.empty((len(places), size, size, 3), np.uint8)
+        warps = np.zeros((len(places), 8), np.float32)
         captions: list[str] = []
         indices: list[int] = []
         replaced: list[int] = []
         groups: list[list[int]] = []
         for row, place in enumerate(places):
-            draw = self._load(self.mixture.draw(epoch, place), images[row], captions, replaced)
+            draw = self._load(self.mixture.draw(epoch, place), images[row], warps[row], captions, replaced)
             indices.append(draw.index)
-            if self.config.group_by:
-                groups.append(self._group_ids(draw, captions[-1]))
+        tokens = np.ascontiguousarray(self.tokenizer(captions), dtype=np.int32)
         batch = {
             "image": images,
             **self._texts(captions),
             "index": np.asarray(indices, np.int64),
             "replaced": np.asarray(replaced, np.int64),
         }
-        return batch | {"group_ids": np.asarray(groups, np.int32)} if groups else batch
-
-    def _texts(self, captions: Sequence[str]) -> Batch:
-        tokens = np.ascontiguousarray(self.tokenizer(captions), dtype=np.int32)
-        lengths = text_lengths(tokens, self.tokenizer.eot_token_id)
-        batch: Batch = {"tokens": tokens, "text_length": lengths}
-        if self.packed_rows is not None:
-            packed = pack_captions(tokens, lengths, self.config.text_parts, self.packed_rows)
-            if packed is not None:
-                batch["packed"] = packed
+        if self.config.warp_on_device:
+            batch["warp"] = warps
         return batch
-
-    def _group_ids(self, draw: Draw, caption: str) -> list[int]:
-        # Read once more rather than handed along: a hundredth of the time that its image takes.
-        record = self.folders[draw.source][draw.record]
-        return group_ids(self.config.group_by, record, caption, draw.source)
 
     def where(self, index: int) -> str:
         """Return the place on disk of a record given by its number in all sources."""
@@ -342,19 +323,18 @@ class _BatchSource:
             index -= len(folder)
         raise IndexError(f"no record {index}")
 
-    def _load(self, draw: Draw, pixels: np.ndarray, captions: list[str], replaced: list[int]) -> Draw:
+    def _load(self, draw: Draw, pixels: np.ndarray, warp: np.ndarray, captions: list[str], replaced: list[int]) -> Draw:
         """Fill in one example, or its stand-in; return the draw that was used."""
         used = draw
         for attempt in range(_MAX_REPLACEMENTS):
             try:
-                image, caption = self._example(used)
+                caption = self._example(used, pixels, warp)
             except (ImageError, RecordError):
                 if self.config.on_bad_image == "error":
                     raise
                 replaced.append(used.index)
                 used = self.mixture.replacement(draw, attempt)
                 continue
-            pixels[...] = image
             captions.append(caption)
             return used
         raise RecordError(
@@ -362,7 +342,8 @@ class _BatchSource:
             f"{self.where(draw.index)}: run python -m data_prep.verify {self.folders[draw.source].path}"
         )
 
-    def _example(self, draw: Draw) -> tuple[np.ndarray, str]:
+    def _example(self, draw: Draw, pixels: np.ndarray, warp: np.ndarray) -> str:
+        """Fill in the pixels, and the homography where the device applies it; return the caption."""
         folder = self.folders[draw.source]
         record = folder[draw.record]
         name = f"record {record.id!r} ({folder.where(draw.record)})"
@@ -370,9 +351,12 @@ class _BatchSource:
             raise RecordError(f"{name} has no caption")
         rng = functools.partial(_generator, self.config.seed, draw)
         image = decode_image(record.image, name=name)
-        pixels = get_augmentation(self.config.augmentation)(image, self.config.image_size, rng(_AUGMENTATION_STREAM))
-        caption = record.captions[int(rng(_CAPTION_STREAM).integers(len(record.captions)))]
-        return pixels, caption
+        name, size, augmentation_rng = self.config.augmentation, self.config.image_size, rng(_AUGMENTATION_STREAM)
+        if self.config.warp_on_device:
+            pixels[...], warp[...] = get_warped_augmentation(name)(image, size, augmentation_rng)
+        else:
+            pixels[...] = get_augmentation(name)(image, size, augmentation_rng)
+        return record.captions[int(rng(_CAPTION_STREAM).integers(len(record.captions)))]
 
 
 def _generator(seed: int, draw: Draw, stream: int) -> np.random.Generator:

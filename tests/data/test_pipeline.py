@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,6 +22,7 @@ from plip_jax.data.image import ImageError
 from plip_jax.data.pipeline import DataConfig, SourceConfig, TrainIterator, make_train_iterator
 from plip_jax.data.records import Record, RecordError
 from plip_jax.data.sampling import make_mixture
+from plip_jax.data.warp import warp_images
 
 BATCH = 8
 
@@ -103,6 +105,20 @@ def test_image_and_tokens_belong_to_the_indexed_record(records):
         stored = np.asarray(Image.open(io.BytesIO(folder[int(index)].image)))
         np.testing.assert_array_equal(image, stored[:, 2:22])  # 20 x 24, centre crop of 20, no resize
         assert "".join(map(chr, tokens[1:4])) == f"{index:03d}"
+
+
+def test_the_device_can_finish_the_view(records):
+    host, device = (
+        start(config_for(records, augmentation="light", warp_on_device=on_device)) for on_device in (False, True)
+    )
+    for whole, part in zip(take(host, 3), take(device, 3), strict=True):
+        assert set(part) == {*whole, "warp"}
+        assert (part["warp"].shape, part["warp"].dtype) == ((8, 8), np.float32)
+        assert (part["image"] != whole["image"]).any()
+        np.testing.assert_array_equal(jax.jit(warp_images)(part["image"], part["warp"]), whole["image"])
+        for key in ("index", "tokens"):
+            np.testing.assert_array_equal(part[key], whole[key])
+    assert host.fingerprint == device.fingerprint
 
 
 def test_every_record_comes_exactly_once_an_epoch_in_a_new_order(records):
