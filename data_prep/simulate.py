@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--test", type=int, default=800, help="tiles in the split test, all compositions unseen")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same data (%(default)s)")
     parser.add_argument("--size", type=int, default=96, help="side of a tile, pixels (%(default)s)")
-    parser.add_argument("--workers", type=int, default=_num_cores(), help="processes (%(default)s)")
+    parser.add_argument("--workers", type=int, default=num_cores(), help="processes (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace a records folder that is there")
     options = parser.parse_args(arguments)
     for name in ("train", "test", "size", "workers"):
@@ -292,7 +292,7 @@ def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Cores this process may use, which a container or taskset may have cut."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
