@@ -217,8 +217,9 @@ def compose_warps(steps: Iterable[Sequence[float]]) -> np.ndarray:
     """
     whole = np.eye(3)
     for step in steps:
+        coefficients = [*step, 0, 0][:8]
         # From the output back to the input: the last step's map comes first, so it stands rightmost.
-        whole = whole @ np.append([*step, 0, 0][:8], 1).reshape(3, 3)
+        whole = whole @ np.array([*coefficients, 1]).reshape(3, 3)
     return (whole / whole[2, 2]).ravel()[:8].astype(np.float32)
 
 
