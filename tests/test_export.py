@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_models import make_model
 
@@ -102,3 +103,14 @@ def test_a_model_that_hf_cannot_express_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="end-of-text"):
         export(dataclasses.replace(model, config=dataclasses.replace(model.config, text=text)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_siglips_bias_is_left_out_with_a_warning(source: Path, tmp_path: Path) -> None:
+    model = make_model()
+    params = {**model.params, "logit_bias": np.asarray(-10.25, np.float32)}
+    with pytest.warns(UserWarning, match=r"no place for SigLIP's logit_bias \(-10.25\): it is left out"):
+        export(dataclasses.replace(model, params=params), tmp_path / "out")
+    assert "logit_bias" in params
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"not of CLIP \['adapter'\]"):
+        export(dataclasses.replace(model, params={**params, "adapter": np.zeros(2, np.float32)}), tmp_path / "other")

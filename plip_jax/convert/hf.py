@@ -7,6 +7,7 @@ the JSON files in `hf_config`, each file type in its own reader. The layout writ
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from plip_jax.convert.hf_config import (
     read_json,
 )
 from plip_jax.convert.msgpack_file import read_msgpack_file
-from plip_jax.convert.names import Column, WeightsError, flatten, from_params, to_params
+from plip_jax.convert.names import Column, WeightsError, flatten, from_params, to_params, without_loss_params
 from plip_jax.convert.safetensors_file import read_safetensors_file, read_safetensors_shards, write_safetensors_file
 from plip_jax.convert.torch_file import read_torch_file
 from plip_jax.data.image import Preprocessing
@@ -91,7 +92,8 @@ def write_hf(
 ) -> None:
     """Write a folder that transformers 4.40 to 5.x load as CLIPModel and CLIPProcessor.
 
-    The caller chooses a fresh folder and renames it when this has returned; see `plip_jax.export`.
+    The caller chooses a fresh folder and renames it when this has returned; see `plip_jax.export`. HF's CLIP has no
+    place for SigLIP's ``logit_bias``: it is left out with a warning.
 
     Args:
         folder: made if missing; files of the same names are replaced.
@@ -107,7 +109,14 @@ def write_hf(
     folder = Path(folder)
     _check_agreement(config, tokenizer, preprocessing)
     values = config_to_hf(config, bos_token_id=tokenizer.bot_token_id, pad_token_id=tokenizer.pad_token_id)
-    tensors = from_params(params, config, "hf")
+    clip_params = without_loss_params(params)
+    tensors = from_params(clip_params, config, "hf")
+    for name in params.keys() - clip_params.keys():
+        warnings.warn(
+            f"Hugging Face's CLIP has no place for SigLIP's {name} ({float(params[name]):.4g}): it is left out. "
+            "Features, cosines, rankings and softmax probabilities stay; a pair's sigmoid probability needs it.",
+            stacklevel=2,
+        )
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
     _write_json(folder / "config.json", values)

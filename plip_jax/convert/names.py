@@ -26,6 +26,9 @@ LAYOUTS: dict[str, tuple[int, ...] | None] = {
     "conv": (2, 3, 1, 0),  # torch.nn.Conv2d keeps OIHW, we HWIO
 }
 
+# Weights of a loss that CLIP has no place for, at the top of our parameters: SigLIP's bias.
+LOSS_PARAMS = ("logit_bias",)
+
 # What a weights file may hold: each is represented exactly in float32, the type of our parameters.
 _FLOAT_DTYPES = ("float32", "float16", "bfloat16")
 
@@ -184,6 +187,11 @@ def from_params(params: Params, config: CLIPConfig, column: Column) -> dict[str,
             raise WeightsError(f"parameters: expected {shape} for {name}, got {tensor.shape} at {path}")
         tensors[name] = np.array(tensor, order="C")
     return tensors
+
+
+def without_loss_params(params: Params) -> Params:
+    """The parameters of CLIP alone, without `LOSS_PARAMS`."""
+    return {name: value for name, value in params.items() if name not in LOSS_PARAMS}
 
 
 def flatten(params: Params) -> dict[str, Any]:
