@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from plip_jax.convert.hf import differing_params, read_hf, write_hf
-from plip_jax.convert.load import LoadedModel, add_model_flags, load_model
+from plip_jax.convert.load import LoadedModel, add_model_flags, interpolate_models, load_model, parse_alpha
 from plip_jax.convert.names import without_loss_params
 
 
@@ -98,17 +98,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--format", default="hf", help=f"one of {', '.join(EXPORTERS)} (default: %(default)s)")
     parser.add_argument("--out", required=True, type=Path, help="the folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export at --out")
+    parser.add_argument(
+        "--wise-ft-from",
+        metavar="START",
+        help="write the weights between those of START (what fine-tuning started from) and the checkpoint's (WiSE-FT)",
+    )
+    parser.add_argument(
+        "--alpha", type=parse_alpha, help="with --wise-ft-from: the checkpoint's share, from 0 (START) to 1"
+    )
     flags = parser.parse_args(argv)
+    if (flags.wise_ft_from is None) != (flags.alpha is None):
+        parser.error("--wise-ft-from START and --alpha go together")
     try:
         if flags.format not in EXPORTERS:  # before minutes of loading
             raise ExportError(f"unknown format {flags.format!r}; known: {', '.join(EXPORTERS)}")
         _check_target(flags.out.expanduser().absolute(), flags.overwrite)
-        model = load_model(flags.checkpoint, which=flags.which)
+        model = load_model(flags.checkpoint, which=flags.which, weights=flags.weights)
+        if flags.wise_ft_from is not None:
+            model = interpolate_models(load_model(flags.wise_ft_from), model, flags.alpha)
         folder = export(model, flags.out, format=flags.format, overwrite=flags.overwrite)
     except (ValueError, OSError) as error:
         print(f"plip-jax export: {error}", file=sys.stderr)
         return 1
-    print(f"read {model.weights_file} of {model.source} (sha256 {model.weights_hash[:16]}…)")
+    mixed = f", {flags.alpha:g} of the way from {flags.wise_ft_from}" if model.mixed_from else ""
+    print(f"read {model.weights_file} of {model.source}{mixed} (sha256 {model.weights_hash[:16]}…)")
     for path in sorted(folder.iterdir()):
         print(f"wrote {path} ({path.stat().st_size:,} bytes)")
     print(f'load it with transformers.CLIPModel.from_pretrained("{folder}") or PLIP.from_pretrained("{folder}")')

@@ -13,7 +13,7 @@ ALLOWED = {
     "training": {"sharding"},
     "sharding": set(),
     "evaluation": set(),
-    "convert": {"model", "data.tokenizer", "data.image", "training.checkpoint"},
+    "convert": {"model", "data.tokenizer", "data.image", "training.checkpoint", "training.interpolation"},
     "api": {"convert", "data", "model", "sharding"},
     "config_file": set(),
     "run_config": {"config_file", "data", "evaluation", "training"},

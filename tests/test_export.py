@@ -11,6 +11,7 @@ from plip_jax import export as export_program
 from plip_jax.convert.hf import differing_params, read_hf
 from plip_jax.convert.load import LoadedModel, load_model
 from plip_jax.export import ExportError, export, main
+from plip_jax.training.interpolation import interpolate
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +104,28 @@ def test_a_model_that_hf_cannot_express_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="end-of-text"):
         export(dataclasses.replace(model, config=dataclasses.replace(model.config, text=text)), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_between_a_start_and_the_checkpoint_are_shipped(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = export(make_model(seed=1), tmp_path / "start")
+    arguments = ["--checkpoint", str(source), "--wise-ft-from", str(start)]
+    assert main([*arguments, "--alpha", "0.5", "--out", str(tmp_path / "half")]) == 0
+    expected = interpolate(make_model(seed=1).params, make_model().params, 0.5)
+    assert differing_params(read_hf(tmp_path / "half").params, expected) == []
+    assert f", 0.5 of the way from {start} (sha256 {load_model(tmp_path / 'half').weights_hash[:16]}" in (
+        capsys.readouterr().out
+    )
+    for wrong, message in (
+        (["--wise-ft-from", str(start)], "--wise-ft-from START and --alpha go together"),
+        (["--alpha", "0.5"], "--wise-ft-from START and --alpha go together"),
+        (["--wise-ft-from", str(start), "--alpha", "1.5"], "from 0 (start) to 1 (checkpoint), got '1.5'"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["--checkpoint", str(source), "--out", str(tmp_path / "no"), *wrong])
+        assert message in capsys.readouterr().err
+    assert _names(tmp_path) == ["half", "start"]
 
 
 def test_siglips_bias_is_left_out_with_a_warning(source: Path, tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """Any source of a model -> one `LoadedModel`: a Hugging Face folder, a hub id, or a workdir of ``plip_jax.train``.
 
-Owns telling the sources apart (by what a folder contains, never by its name) and the hash of the weights. The hub is
-asked for the files that are needed and no others.
+Owns telling the sources apart (by what a folder contains, never by its name), the hash of the weights, and the model
+between two models. The hub is asked for the files that are needed and no others.
 """
 
 import argparse
 import dataclasses
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from plip_jax.convert.names import flatten
 from plip_jax.data.image import Preprocessing
 from plip_jax.data.tokenizer import Tokenizer, restore_tokenizer
 from plip_jax.model.presets import CLIPConfig
-from plip_jax.training.checkpoint import Which, is_workdir, read_model
+from plip_jax.training.checkpoint import Weights, Which, is_workdir, read_model
+from plip_jax.training.interpolation import check_alpha, interpolate
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Files of one weights format, in the order of `WEIGHTS_FILES`; sharded safetensors have several.
@@ -48,13 +50,15 @@ class LoadedModel:
 
     Attributes:
         config: the network.
-        params: nested dict of float32 numpy arrays.
+        params: nested dict of float32 numpy arrays; a ``logit_bias`` is among them where SigLIP's loss trained them.
         tokenizer: for its captions.
         preprocessing: for its images.
         source: what was asked for.
         weights_file: the file, or the checkpoint step, that the parameters were read from.
         weights_hash: SHA-256 of the parameters, see `hash_params`.
         step: the training step of a checkpoint; None for a foreign model.
+        weights: ``raw``, or ``ema`` where the parameters are the moving average that a run kept.
+        mixed_from: what the weights were interpolated from, fit for JSON, see `interpolate_models`; None for none.
     """
 
     config: CLIPConfig
@@ -65,15 +69,31 @@ class LoadedModel:
     weights_file: str
     weights_hash: str
     step: int | None = None
+    weights: str = "raw"
+    mixed_from: Mapping[str, Any] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Which weights these are, fit for JSON."""
+        mixed = {} if self.mixed_from is None else {"mixed_from": dict(self.mixed_from)}
+        return {
+            "source": self.source,
+            "weights_file": self.weights_file,
+            "weights": self.weights,
+            "weights_hash": self.weights_hash,
+            "step": self.step,
+            **mixed,
+        }
 
 
-def load_model(source: str | Path, *, which: Which = "latest") -> LoadedModel:
+def load_model(source: str | Path, *, which: Which = "latest", weights: Weights = "auto") -> LoadedModel:
     """Load a model from wherever it is.
 
     Args:
         source: a folder of Hugging Face files, a workdir of ``python -m plip_jax.train`` (its ``gs://`` URL too), or a
             hub id such as ``vinid/plip``. An existing folder wins over a hub id of the same name.
         which: of a workdir's checkpoints, ``latest``, ``best`` or a step.
+        weights: of a workdir's checkpoint: ``ema``, the moving average of the weights, ``raw``, the weights themselves,
+            or ``auto``, the moving average where the run kept one.
 
     Raises:
         SourceError: nothing there that is a model, or the hub cannot be reached.
@@ -86,7 +106,7 @@ def load_model(source: str | Path, *, which: Which = "latest") -> LoadedModel:
     folder = Path(source).expanduser()
     if folder.is_dir():
         if is_workdir(folder):
-            return _load_workdir(folder, which)
+            return _load_workdir(folder, which, weights)
         if not is_hf_folder(folder):
             raise SourceError(_unknown_folder(folder))
     elif not (isinstance(source, str) and _HUB_ID.fullmatch(source)) or folder.exists():
@@ -95,6 +115,10 @@ def load_model(source: str | Path, *, which: Which = "latest") -> LoadedModel:
     if which != "latest":
         raise SourceError(
             f"{source}: which={which!r} chooses a checkpoint of a training workdir; this model has one only"
+        )
+    if weights == "ema":
+        raise SourceError(
+            f"{source}: weights='ema' asks for a training run's moving average; this model has one weight only"
         )
     model = read_hf(folder if folder.is_dir() else _download(str(source)))
     return LoadedModel(
@@ -108,12 +132,67 @@ def load_model(source: str | Path, *, which: Which = "latest") -> LoadedModel:
     )
 
 
+def interpolate_models(start: LoadedModel, end: LoadedModel, alpha: float) -> LoadedModel:
+    """The model at ``(1 - alpha) * start + alpha * end``; with the tokenizer, preprocessing and source of ``end``.
+
+    Raises:
+        SourceError: the two are not of one network or vocabulary.
+        ValueError: alpha outside [0, 1], or parameters that differ in shape.
+    """
+    check_alpha(alpha)
+    ours, theirs = _compared(start), _compared(end)
+    differing = [name for name in ours if ours[name] != theirs[name]]
+    if differing:
+        raise SourceError(
+            f"{start.source} and {end.source} are not of one network, they differ in {', '.join(differing)}: weights "
+            "can be interpolated only between a model and what was fine-tuned from it"
+        )
+    params = interpolate(start.params, end.params, alpha)
+    return dataclasses.replace(
+        end,
+        params=params,
+        weights_hash=hash_params(params),
+        mixed_from={"alpha": float(alpha), "start": start.describe(), "end": end.describe()},
+    )
+
+
+def _compared(model: LoadedModel) -> dict[str, Any]:
+    """What must agree for two models' weights to mean the same."""
+    # Not the pooling convention: the same model has either, by the file it was read from.
+    text = {name: value for name, value in dataclasses.asdict(model.config.text).items() if name != "eot_pooling"}
+    return {
+        "embed_dim": model.config.embed_dim,
+        "vision": model.config.vision,
+        "text": text,
+        "activation": model.config.activation,
+        "norm_eps": model.config.norm_eps,
+        "the tokenizer's vocabulary": [model.tokenizer.files[name] for name in ("vocab.json", "merges.txt")],
+    }
+
+
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Add ``--checkpoint`` and ``--which``, the arguments of `load_model`, to a program's flags."""
+    """Add ``--checkpoint``, ``--which`` and ``--weights``, the arguments of `load_model`, to a program's flags."""
     parser.add_argument("--checkpoint", required=True, help="workdir of a training run, Hugging Face folder or hub id")
     parser.add_argument(
         "--which", type=_which, default="latest", help="of a workdir: latest, best or a step (default: %(default)s)"
     )
+    parser.add_argument(
+        "--weights",
+        choices=("auto", "raw", "ema"),
+        default="auto",
+        help="of a workdir: raw weights, their moving average (ema), or auto: ema where the run kept one "
+        "(default: %(default)s)",
+    )
+
+
+def parse_alpha(text: str) -> float:
+    """Read an alpha from the command line."""
+    try:
+        alpha = float(text)
+        check_alpha(alpha)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 (start) to 1 (checkpoint), got {text!r}") from None
+    return alpha
 
 
 def _which(text: str) -> Which:
@@ -137,17 +216,18 @@ def hash_params(params: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _load_workdir(folder: str | Path, which: Which) -> LoadedModel:
-    files = read_model(folder, which)
+def _load_workdir(folder: Path, which: Which, weights: Weights) -> LoadedModel:
+    files = read_model(folder, which, weights)
     return LoadedModel(
         config=CLIPConfig.from_dict(files.description.model_config),
         params=files.params,
         tokenizer=restore_tokenizer(files.tokenizer_files),
         preprocessing=Preprocessing.from_dict(files.description.preprocessing),
         source=str(folder),
-        weights_file=f"checkpoint of step {files.step}",
+        weights_file=f"checkpoint of step {files.step}" + (", moving average" if files.weights == "ema" else ""),
         weights_hash=hash_params(files.params),
         step=files.step,
+        weights=files.weights,
     )
 
 

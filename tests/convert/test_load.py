@@ -1,17 +1,21 @@
-"""Telling sources apart, the errors of those that are none, and the hash of the weights."""
+"""Telling sources apart, the errors of those that are none, the hash of the weights, and weights between two models."""
 
+import argparse
+import dataclasses
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_models import NO_TORCH, make_model, make_torch_model, save_torch_folder
+from small_models import NO_TORCH, make_config, make_model, make_params, make_torch_model, save_torch_folder
 
 from plip_jax.convert import load
 from plip_jax.convert.hf import differing_params
-from plip_jax.convert.load import SourceError, hash_params, load_model
+from plip_jax.convert.load import SourceError, hash_params, interpolate_models, load_model
+from plip_jax.data.tokenizer import train_tokenizer
 from plip_jax.export import export
 from plip_jax.training.checkpoint import CheckpointConfig, Checkpoints, Description
 from plip_jax.training.state import TrainState
@@ -26,16 +30,24 @@ def test_a_folder_is_recognised_by_its_content(tmp_path: Path) -> None:
     assert loaded.weights_hash == model.weights_hash
     with pytest.raises(SourceError, match="this model has one only"):
         load_model(folder, which="best")
+    with pytest.raises(SourceError, match="training run's moving average; this model has one weight only"):
+        load_model(folder, weights="ema")
+
+
+def save_workdir(workdir: Path, params: dict[str, Any], ema: dict[str, Any] | None = None) -> None:
+    """A run whose only checkpoint is of step 3."""
+    model = make_model()
+    description = Description(model.config.to_dict(), model.preprocessing.to_dict(), {}, [])
+    checkpoints = Checkpoints(workdir, CheckpointConfig())
+    zero = jnp.asarray(0, jnp.int32)
+    state = TrainState(jnp.asarray(3, jnp.int32), params, {}, ema=ema, skipped=zero, skipped_in_row=zero)
+    checkpoints.save(state, description, model.tokenizer.files)
+    checkpoints.close()
 
 
 def test_a_workdir_of_training_is_recognised(tmp_path: Path) -> None:
     model = make_model()
-    description = Description(model.config.to_dict(), model.preprocessing.to_dict(), {}, [])
-    checkpoints = Checkpoints(tmp_path, CheckpointConfig())
-    zero = jnp.asarray(0, jnp.int32)
-    state = TrainState(jnp.asarray(3, jnp.int32), model.params, {}, ema=None, skipped=zero, skipped_in_row=zero)
-    checkpoints.save(state, description, model.tokenizer.files)
-    checkpoints.close()
+    save_workdir(tmp_path, model.params)
     loaded = load_model(tmp_path)
     assert loaded.step == 3
     assert loaded.weights_file == "checkpoint of step 3"
@@ -44,6 +56,60 @@ def test_a_workdir_of_training_is_recognised(tmp_path: Path) -> None:
     assert loaded.weights_hash == model.weights_hash
     assert loaded.tokenizer.fingerprint == model.tokenizer.fingerprint
     assert loaded.tokenizer.folder is None  # it was in the checkpoint
+    assert loaded.weights == "raw"
+    with pytest.raises(ValueError, match="kept no moving average"):
+        load_model(tmp_path, weights="ema")
+
+
+def test_the_moving_average_is_taken_where_a_run_kept_one_and_siglips_bias_stays(tmp_path: Path) -> None:
+    config = make_config()
+    raw, ema = ({**make_params(config, seed), "logit_bias": np.asarray(-seed, np.float32)} for seed in (1, 2))
+    save_workdir(tmp_path, raw, ema)
+    found = {weights: load_model(tmp_path, weights=weights) for weights in ("auto", "raw", "ema")}
+    for weights, params in (("auto", ema), ("ema", ema), ("raw", raw)):
+        assert differing_params(found[weights].params, params) == [], weights
+        assert found[weights].weights_hash == hash_params(params)
+    assert [model.weights for model in found.values()] == ["ema", "raw", "ema"]
+    assert found["auto"].weights_file == "checkpoint of step 3, moving average"
+    assert found["raw"].weights_file == "checkpoint of step 3"
+    assert found["auto"].params["logit_bias"] == -2
+
+
+def test_a_model_between_two_says_what_it_is_made_of() -> None:
+    start, end = make_model(seed=1), dataclasses.replace(make_model(), source="run", step=3)
+    mixed = interpolate_models(start, end, 0.25)
+    scale = [model.params["text"]["final_norm"]["scale"] for model in (start, end, mixed)]
+    np.testing.assert_array_equal(scale[2], np.float32(0.75) * scale[0] + np.float32(0.25) * scale[1])
+    assert (mixed.source, mixed.step, mixed.config) == ("run", 3, end.config)
+    assert mixed.weights_hash == hash_params(mixed.params) not in (start.weights_hash, end.weights_hash)
+    assert mixed.mixed_from == {"alpha": 0.25, "start": start.describe(), "end": end.describe()}
+    assert mixed.describe()["mixed_from"]["start"]["weights_hash"] == start.weights_hash
+    assert interpolate_models(start, end, 1).weights_hash == end.weights_hash
+    # Two folders of one model may differ in the convention that pools; they are still one network.
+    argmax = dataclasses.replace(start.config, text=dataclasses.replace(start.config.text, eot_pooling="argmax"))
+    assert interpolate_models(dataclasses.replace(start, config=argmax), end, 0).config == end.config
+
+
+def test_models_of_two_networks_or_vocabularies_are_not_mixed() -> None:
+    model = make_model()
+    other = dataclasses.replace(model, config=make_config(activation="gelu"))
+    with pytest.raises(SourceError, match="not of one network, they differ in activation:"):
+        interpolate_models(model, other, 0.5)
+    tokenizer = train_tokenizer(["mucus and more mucus"], vocab_size=540, context_length=16)
+    with pytest.raises(SourceError, match="differ in the tokenizer's vocabulary:"):
+        interpolate_models(dataclasses.replace(model, tokenizer=tokenizer), model, 0.5)
+    with pytest.raises(ValueError, match="alpha: expected"):
+        interpolate_models(model, model, 2.0)
+
+
+def test_the_flags_of_a_program_choose_the_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    load.add_model_flags(parser)
+    assert parser.parse_args(["--checkpoint", "run"]).weights == "auto"
+    assert parser.parse_args(["--checkpoint", "run", "--weights", "raw"]).weights == "raw"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--checkpoint", "run", "--weights", "average"])
+    assert "--weights" in capsys.readouterr().err
 
 
 def test_the_hash_is_of_the_weights_and_not_of_their_file(tmp_path: Path) -> None:
