@@ -20,7 +20,7 @@ import tqdm
 from jax.sharding import Mesh
 from PIL import Image, ImageOps
 
-from plip_jax.convert.load import LoadedModel, Which, load_model
+from plip_jax.convert.load import LoadedModel, Weights, Which, load_model
 from plip_jax.data.image import ImageError, Preprocessing, decode_image, normalize_pixels, preprocess_image
 from plip_jax.data.tokenizer import Tokenizer
 from plip_jax.model import clip
@@ -100,8 +100,20 @@ class Encoder:
             ImageError: an image cannot be read; the message names it.
             TypeError: something that is no image.
         """
+        return self.encode_images_of([params], images, names=names, normalize=normalize, progress=progress)[0]
+
+    def encode_images_of(
+        self,
+        models: Sequence[Params],
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        names: Sequence[str] | None = None,
+        normalize: bool = True,
+        progress: bool = False,
+    ) -> np.ndarray:
+        """`encode_images` by several parameters, each image decoded once: float32 [models, images, embed_dim]."""
         bar = tqdm.tqdm(_image_list(images), desc="images", unit="image", disable=not progress)
-        return self._encode(self._image_features, params, self._image_batches(bar, names), normalize)
+        return self._encode(self._image_features, models, self._image_batches(bar, names), normalize)
 
     def encode_text(
         self, params: Params, texts: str | Iterable[str], *, normalize: bool = True, progress: bool = False
@@ -115,27 +127,27 @@ class Encoder:
         """
         items = [texts] if isinstance(texts, str) else texts
         bar = tqdm.tqdm(items, desc="texts", unit="text", disable=not progress)
-        return self._encode(self._text_features, params, self._text_batches(bar), normalize)
+        return self._encode(self._text_features, [params], self._text_batches(bar), normalize)[0]
 
     def _encode(
         self,
         function: Callable[[Params, jax.Array], jax.Array],
-        params: Params,
+        models: Sequence[Params],
         batches: Iterable[tuple[int, np.ndarray]],
         normalize: bool,
     ) -> np.ndarray:
-        """Run batches of (rows that count, this process's padded share), reading each result one batch late."""
-        results: list[np.ndarray] = []
-        running: tuple[int, jax.Array] | None = None
+        """Run batches of (rows that count, this process's padded share), each read one late: [models, rows, dim]."""
+        results = [np.zeros((len(models), 0, self.config.embed_dim), np.float32)]
+        running: tuple[int, list[jax.Array]] | None = None
         for count, share in batches:
-            features = function(params, put_batch(self.mesh, {"share": share})["share"])
+            placed = put_batch(self.mesh, {"share": share})["share"]
+            features = [function(params, placed) for params in models]
             if running is not None:
-                results.append(np.asarray(running[1])[: running[0]])
+                results.append(_read_rows(*running))
             running = count, features
-        if running is None:
-            return np.zeros((0, self.config.embed_dim), np.float32)
-        results.append(np.asarray(running[1])[: running[0]])
-        joined = np.concatenate(results)
+        if running is not None:
+            results.append(_read_rows(*running))
+        joined = np.concatenate(results, axis=1)
         return _normalized(joined) if normalize else joined
 
     def _image_batches(self, images: Iterable[Any], names: Sequence[str] | None) -> Iterator[tuple[int, np.ndarray]]:
@@ -252,6 +264,7 @@ class PLIP:
         source: str | Path,
         *,
         which: Which = "latest",
+        weights: Weights = "auto",
         compute_dtype: str = "float32",
         batch_size: int = 32,
         mesh: Mesh | None = None,
@@ -261,6 +274,7 @@ class PLIP:
         Args:
             source: a Hugging Face CLIP folder or hub id, or a workdir of ``python -m plip_jax.train``.
             which: of a workdir's checkpoints, ``latest``, ``best`` or a step.
+            weights: of a workdir, ``raw``, their moving average (``ema``), or ``auto``: ``ema`` where the run kept one.
             compute_dtype: operands of the matrix products; ``bfloat16`` is for matrix units and keeps about two
                 digits, ``float32`` is the reference.
             batch_size: images or texts computed at once. A shorter list is padded to it, so a large batch makes a
@@ -271,7 +285,8 @@ class PLIP:
             SourceError: nothing there that is a model, or the hub cannot be reached.
             ValueError: damaged files, or files that do not fit each other.
         """
-        return cls(load_model(source, which=which), compute_dtype=compute_dtype, batch_size=batch_size, mesh=mesh)
+        model = load_model(source, which=which, weights=weights)
+        return cls(model, compute_dtype=compute_dtype, batch_size=batch_size, mesh=mesh)
 
     def encode_images(
         self, images: ImageInput | Iterable[ImageInput], *, normalize: bool = True, progress: bool = False
@@ -289,7 +304,7 @@ class PLIP:
         return self.encode_images(images) @ self.encode_text(texts).T
 
     def logits_per_image(self, images: ImageInput | Iterable[ImageInput], texts: str | Iterable[str]) -> np.ndarray:
-        """`similarity` times exp(logit_scale), what CLIP calls ``logits_per_image``."""
+        """`similarity` times exp(logit_scale), what CLIP calls ``logits_per_image``; without SigLIP's bias."""
         return self.similarity(images, texts) * np.float32(np.exp(self.logit_scale))
 
     def zero_shot(
@@ -300,6 +315,9 @@ class PLIP:
         template: str = DEFAULT_TEMPLATE,
     ) -> Prediction | list[Prediction]:
         """Classify images by the texts of their labels: a `Prediction` for one image, a list of them for many.
+
+        The probabilities are a softmax of `logits_per_image`. SigLIP's bias, where a model has one, is the same for
+        all labels, so it changes none of them.
 
         Args:
             images: see `Encoder.encode_images`.
@@ -366,6 +384,11 @@ def _in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
         yield batch
+
+
+def _read_rows(count: int, features: Sequence[jax.Array]) -> np.ndarray:
+    """The first rows of a batch of each model, to the host."""
+    return np.stack([np.asarray(one)[:count] for one in features])
 
 
 def _normalized(features: np.ndarray) -> np.ndarray:

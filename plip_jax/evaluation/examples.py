@@ -17,6 +17,12 @@ class EncodeImages(Protocol):
     def __call__(self, images: Iterable[bytes], /, *, names: Sequence[str]) -> np.ndarray: ...  # noqa: D102 # the class says it
 
 
+class EncodeImagesOfModels(Protocol):
+    """Image files to features [M, N, D] of M models; as `EncodeImages` otherwise."""
+
+    def __call__(self, images: Iterable[bytes], /, *, names: Sequence[str]) -> np.ndarray: ...  # noqa: D102 # the class says it
+
+
 class RecordLike(Protocol):
     """The fields of `plip_jax.data.records.Record` that evaluation reads."""
 
@@ -72,6 +78,10 @@ class Examples:
             EvaluationError: the records no longer come in the order of the ids, a row is missing or not finite.
         """
         return Embeddings(self.ids, encode_images(self._images(), names=self.ids))
+
+    def embed_by_models(self, encode_images: EncodeImagesOfModels) -> tuple[Embeddings, ...]:
+        """`embed` for several models, with each image read once."""
+        return tuple(Embeddings(self.ids, features) for features in encode_images(self._images(), names=self.ids))
 
     def _images(self) -> Iterator[bytes]:
         for expected, record in zip(self.ids, self.records, strict=True):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -114,7 +115,11 @@ def markdown(evaluation: Mapping[str, Any]) -> str:
     """Write the tables of an ``evaluation.json`` as Markdown."""
     model = evaluation["model"]
     step = "" if model["step"] is None else f", step {model['step']:,}"
-    lines = [f"# Evaluation of {model['source']}", "", f"Weights `{model['weights_hash'][:16]}`{step}.", ""]
+    average = ", moving average" if model.get("weights") == "ema" else ""
+    mixed = model.get("mixed_from")
+    origin = f", {mixed['alpha']:g} of the way from {mixed['start']['source']} (WiSE-FT)" if mixed else ""
+    weights = f"Weights `{model['weights_hash'][:16]}`{step}{average}{origin}."
+    lines = [f"# Evaluation of {model['source']}", "", weights, ""]
     done = evaluation["tasks"]
     lines += _zero_shot_table({name: task for name, task in done.items() if task["type"] == "zero_shot"})
     lines += _retrieval_table({name: task for name, task in done.items() if task["type"] == "retrieval"})
@@ -125,6 +130,62 @@ def markdown(evaluation: Mapping[str, Any]) -> str:
         hashes = ", ".join(f"{what} `{value[:16]}`" for what, value in task["hashes"].items())
         lines.append(f"- {name}: {task['data']} {task['split']}".rstrip() + f": {hashes}")
     return "\n".join(lines) + "\n"
+
+
+def wise_ft_markdown(sweep: Mapping[str, Any]) -> str:
+    """Write a `wise_ft.make_sweep` as a Markdown table."""
+    names = {role: f"{_axis_name(sweep[role])}" for role in ("in_domain", "general")}
+    lines = [
+        "## WiSE-FT",
+        "",
+        f"From {sweep['start']['source']} (alpha 0) to {sweep['end']['source']} (alpha 1); "
+        "`wise_ft.csv` has every metric.",
+        "",
+        f"| alpha | in-domain: {names['in_domain']} | general: {names['general']} | weights |",
+        "|---:|---:|---:|---|",
+    ]
+    for point in sweep["points"]:
+        scores = f"{point['in_domain']:.3f} | {point['general']:.3f}"
+        lines.append(f"| {point['alpha']:g} | {scores} | `{point['weights_hash'][:16]}` |")
+    return "\n".join(lines) + "\n"
+
+
+def wise_ft_png(sweep: Mapping[str, Any]) -> bytes:
+    """Draw a `wise_ft.make_sweep`: the in-domain metric against the general one, a point an alpha."""
+    figure = Figure(figsize=(6.6, 5.6))
+    axes = figure.add_axes((0.12, 0.11, 0.84, 0.71))
+    general, in_domain = ([point[role] for point in sweep["points"]] for role in ("general", "in_domain"))
+    axes.plot(general, in_domain, color=_WRONG, linewidth=1.6, zorder=1)
+    alphas = [point["alpha"] for point in sweep["points"]]
+    axes.scatter(general, in_domain, c=alphas, cmap="viridis_r", vmin=-0.15, vmax=1, s=52, zorder=2)
+    for alpha, x, y in zip(alphas, general, in_domain, strict=True):
+        name = {0.0: "0: start", 1.0: "1: fine-tuned"}.get(alpha, f"{alpha:g}")
+        beside = axes.annotate(name, (x, y), xytext=(8, 6), textcoords="offset points", fontsize=9, color=_TEXT)
+        beside.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white")])  # readable on the line
+    axes.set_xlabel(f"general: {_axis_name(sweep['general'])}", fontsize=10, color=_TEXT)
+    axes.set_ylabel(f"in-domain: {_axis_name(sweep['in_domain'])}", fontsize=10, color=_TEXT)
+    axes.margins(x=0.26, y=0.12)  # room for the names of the outermost points
+    axes.grid(color="#eaeef2")
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9, color=_WRONG)
+    axes.spines[:].set_color(_WRONG)
+    figure.text(
+        0.02, 0.975, "WiSE-FT: weights between the start and the fine-tuned", fontsize=12, color=_TEXT, va="top"
+    )
+    start, end = (_short(sweep[side]["source"]) for side in ("start", "end"))
+    note = f"start: {start}\nfine-tuned: {end}\nbeside each point: alpha, the share of the fine-tuned"
+    figure.text(0.02, 0.925, note, fontsize=9, color=_QUIET, va="top", linespacing=1.3)
+    return _png(figure)
+
+
+def _axis_name(axis: Mapping[str, str]) -> str:
+    better = " (lower is better)" if axis["metric"].endswith("rank") else ""
+    return f"{axis['task']}, {axis['metric'].replace('_', ' ')}{better}"
+
+
+def _short(source: str) -> str:
+    """The end of a long path: what tells two runs apart."""
+    return source if len(source) <= 72 else f"…{source[-71:]}"
 
 
 def _zero_shot_table(tasks: Mapping[str, Any]) -> list[str]:

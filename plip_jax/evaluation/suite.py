@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from plip_jax.evaluation.embeddings import Embeddings, EvaluationError
-from plip_jax.evaluation.examples import EncodeImages, Examples, RecordLike
+from plip_jax.evaluation.examples import EncodeImages, EncodeImagesOfModels, Examples, RecordLike
 from plip_jax.evaluation.tasks import Task, TaskConfig, TaskResult, make_task
 
 
@@ -102,13 +102,38 @@ def evaluate(
 ) -> dict[str, TaskResult]:
     """Run the tasks; the images of a source that several tasks share are embedded once."""
 
-    @functools.cache
-    def embeddings_of(source: tuple[str, str]) -> Embeddings:
-        return data[source].embed(encode_images)
+    def encode_for_one(images: Iterable[bytes], /, *, names: Sequence[str]) -> np.ndarray:
+        return np.asarray(encode_images(images, names=names))[None]
 
-    return {
-        item.name: item.task.run(
-            item.config, data[item.source], functools.partial(embeddings_of, item.source), encode_text
+    return evaluate_models(planned, data, encode_images=encode_for_one, encode_texts=[encode_text])[0]
+
+
+def evaluate_models(
+    planned: Sequence[PlannedTask],
+    data: Mapping[tuple[str, str], Examples],
+    *,
+    encode_images: EncodeImagesOfModels,
+    encode_texts: Sequence[Callable[[Sequence[str]], np.ndarray]],
+) -> list[dict[str, TaskResult]]:
+    """Run the tasks for several models; the images of a source are read once for all of them.
+
+    Args:
+        planned: the tasks.
+        data: by source, from `open_data`.
+        encode_images: by all models at once.
+        encode_texts: of each model.
+
+    Returns:
+        The results of each model, by task.
+    """
+
+    @functools.cache
+    def embeddings_of(source: tuple[str, str]) -> tuple[Embeddings, ...]:
+        return data[source].embed_by_models(encode_images)
+
+    def run(item: PlannedTask, model: int) -> TaskResult:
+        return item.task.run(
+            item.config, data[item.source], lambda: embeddings_of(item.source)[model], encode_texts[model]
         )
-        for item in planned
-    }
+
+    return [{item.name: run(item, model) for item in planned} for model in range(len(encode_texts))]

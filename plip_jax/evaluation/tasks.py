@@ -240,16 +240,38 @@ class Task:
         config: makes its settings.
         check: raises EvaluationError where examples and settings do not fit; nothing is embedded for it.
         run: the task itself.
+        metric_names: of its report, known before it is run; the one worth a glance comes first.
     """
 
     config: Callable[..., TaskConfig]
     check: Callable[[Any, Examples], object]
     run: Callable[[Any, Examples, EmbedImages, EncodeText], TaskResult]
+    metric_names: Callable[[Any], tuple[str, ...]]
+
+
+def zero_shot_metric_names(config: ZeroShotConfig) -> tuple[str, ...]:
+    """Weighted F1, the score PLIP reports, and the others."""
+    names = (field.name for field in dataclasses.fields(statistics.ClassificationMetrics))
+    return "weighted_f1", *(name for name in names if name != "weighted_f1")
+
+
+def retrieval_metric_names(config: RetrievalConfig) -> tuple[str, ...]:
+    """Text to image recall at 10, or at the largest cut-off where 10 is none, and the others."""
+    first = f"text_to_image_recall@{10 if 10 in config.recall_at else max(config.recall_at)}"
+    names = [
+        name
+        for direction in ("text_to_image", "image_to_text")
+        for name in (
+            *(f"{direction}_{measure}@{k}" for measure in ("recall", "fold") for k in config.recall_at),
+            f"{direction}_median_rank",
+        )
+    ]
+    return first, *(name for name in names if name != first)
 
 
 TASKS: dict[str, Task] = {
-    "zero_shot": Task(ZeroShotConfig, check_zero_shot, run_zero_shot),
-    "retrieval": Task(RetrievalConfig, check_retrieval, run_retrieval),
+    "zero_shot": Task(ZeroShotConfig, check_zero_shot, run_zero_shot, zero_shot_metric_names),
+    "retrieval": Task(RetrievalConfig, check_retrieval, run_retrieval, retrieval_metric_names),
 }
 
 

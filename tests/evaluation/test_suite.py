@@ -53,6 +53,30 @@ def test_a_split_that_tasks_share_is_opened_and_embedded_once(tasks):
     assert opened == [("set", "test")]
     assert embedded == [record.image for record in RECORDS]
     assert "text_to_image_recall@2" in results["two"].report["metrics"]
+    for item in planned:  # what a task says of its metrics before it is run
+        assert set(item.task.metric_names(item.config)) == set(results[item.name].report["metrics"])
+
+
+def test_several_models_read_the_images_once_and_get_each_their_own_result(tasks):
+    planned, _ = suite.plan_tasks(tasks)
+    data = suite.open_data(planned, lambda path, split: RECORDS)
+    features = np.random.default_rng(1).normal(size=(2, 4, 3))
+    texts = np.random.default_rng(2).normal(size=(2, 8, 3))
+    read = []
+
+    def encode_images(images, *, names) -> np.ndarray:
+        read.extend(images)
+        return features
+
+    encode_texts = [lambda given, model=model: texts[model, : len(given)] for model in range(2)]
+    both = suite.evaluate_models(planned, data, encode_images=encode_images, encode_texts=encode_texts)
+    assert read == [record.image for record in RECORDS]
+    for model, found in enumerate(both):
+        alone = suite.evaluate(
+            planned, data, encode_images=lambda *_, one=features[model], **__: one, encode_text=encode_texts[model]
+        )
+        assert {name: result.rows for name, result in found.items()} == {name: r.rows for name, r in alone.items()}
+    assert both[0]["one"].rows != both[1]["one"].rows
 
 
 def test_a_task_without_data_is_absent_and_says_what_to_do(tasks):
