@@ -295,13 +295,11 @@ def _add_wise_ft_flags(parser: argparse.ArgumentParser) -> None:
         help="shares of the checkpoint, commas between; all these weights are on the devices at once "
         f"(default: {','.join(f'{alpha:g}' for alpha in DEFAULT_ALPHAS)})",
     )
-    for name, default in (
-        ("--in-domain", "the first retrieval task"),
-        ("--general", "the first other task that is no retrieval"),
+    for name, what, default in (
+        ("--in-domain", "the metric of what was trained on", "the first retrieval task"),
+        ("--general", "the metric of all else", "the first other task that is no retrieval"),
     ):
-        group.add_argument(
-            name, metavar="TASK[/METRIC]", default="", help=f"what is drawn as such (default: {default})"
-        )
+        group.add_argument(name, metavar="TASK[/METRIC]", default="", help=f"{what} (default: {default})")
 
 
 def _parse_alphas(text: str) -> tuple[float, ...]:
