@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from plip_jax import sharding
 from plip_jax.api import Encoder
@@ -36,6 +37,7 @@ from plip_jax.training.logging import ProgressLine, cut_metrics, make_writers
 from plip_jax.training.loop import Actions, Loop, Schedule, TrainingError, interrupted_by_signal
 from plip_jax.training.optim import learning_rate_schedule, make_optimizer
 from plip_jax.training.provenance import check_config, environment, locked, why_not_bit_exact
+from plip_jax.training.speed import Speed
 from plip_jax.training.state import TrainState, init_state
 from plip_jax.training.step import Task, make_train_step
 
@@ -120,6 +122,13 @@ def train(config: RunConfig, workdir: Path, allow_change: bool, interrupted: thr
             writers,
             progress,
             interrupted,
+            Speed(
+                context_length=run.start.config.text.context_length,
+                forward_flops=lambda lengths: 0.0,  # the data do not count live tokens yet
+                peak_flops_per_second=None,
+                device_count=mesh.size,
+                process_count=jax.process_count(),
+            ),
         )
         try:
             finished = loop.run(run.state)
@@ -182,6 +191,7 @@ class Run:
             eval_interval_steps=config.train.eval_interval_steps,
             checkpoint_interval_steps=config.train.checkpoint_interval_steps,
             log_interval_steps=config.train.log_interval_steps,
+            max_skipped_steps=1,
         )
 
 
@@ -205,7 +215,10 @@ def prepare(config: RunConfig, checkpoints: Checkpoints, mesh: Any, allow_change
         changes += restore_position(iterator, resumed.data_state, allow_change)
 
     def take_step(state: TrainState, batch: Mapping[str, Any]) -> tuple[TrainState, Any]:
-        return step_function(state, sharding.put_batch(mesh, {name: batch[name] for name in ("image", "tokens")}))
+        placed = sharding.put_batch(mesh, {name: batch[name] for name in ("image", "tokens")})
+        state, metrics = step_function(state, placed)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        return state, {**metrics, "skipped_in_row": (~finite).astype(jnp.float32)}
 
     return Run(
         start=start,
@@ -234,7 +247,9 @@ def make_actions(config: RunConfig, run: Run, checkpoints: Checkpoints, mesh: An
         checkpoints.save(state, here, run.start.tokenizer.files)
         check_best_metric(config.checkpoint.best_metric, scores)
 
-    return Actions(run.take_step, make_evaluate(config, run.start, mesh, evaluation_data), save)
+    return Actions(
+        run.take_step, make_evaluate(config, run.start, mesh, evaluation_data), save, lambda: checkpoints.latest_step
+    )
 
 
 def resumed_point(resumed: Description, checkpoints: Checkpoints) -> StartingPoint:

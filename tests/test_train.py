@@ -303,7 +303,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(records, tmp_path, capsys):
     assert program.main(arguments(records, tmp_path / "run", *more)) == 1
     message = capsys.readouterr().err
     assert "loss is nan" in message
-    assert "newest checkpoint is from before" in message
+    assert "nothing of it is saved, there is no checkpoint yet" in message
+    assert "records/" in message  # where the records of that batch are
 
 
 def test_every_recipe_has_its_smoke_form():

@@ -196,6 +196,10 @@ class TrainIterator(Iterator[Batch]):
         self._position += 1
         return batch
 
+    def where(self, index: int) -> str:
+        """Return the place on disk of a record given by a batch's "index"."""
+        return self._source.where(index)
+
     def get_state(self) -> dict[str, Any]:
         """Return the state, fit for JSON: the global batches consumed (not those made ahead), on any process."""
         return {"position": self._position, "fingerprint": self.fingerprint}

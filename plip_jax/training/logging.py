@@ -155,27 +155,43 @@ def cut_metrics(workdir: Path, step: int) -> None:
 
 
 class ProgressLine:
-    """One line that is rewritten on a terminal, or a plain line a report where there is none."""
+    """One line that is rewritten on a terminal, or a plain line a report where there is none.
 
-    def __init__(self, total_steps: int, stream: TextIO | None = None):
+    Of several processes the first speaks for all; a warning is each one's own.
+    """
+
+    def __init__(self, total_steps: int, stream: TextIO | None = None, *, process: int | None = None):
+        """Write to ``stream`` (stderr if None); ``process`` is this one's index where there are several."""
         self._total = total_steps
+        self._process = process
         self._stream = sys.stderr if stream is None else stream
         self._live = self._stream.isatty()
 
     def report(self, step: int, scalars: Scalars) -> None:
-        """Show step, loss, pairs a second, the share of time spent waiting for data, and the time left."""
+        """Show step, loss, pairs a second, MFU, the share of time spent waiting for data, and the time left."""
+        if self._process:
+            return
         text = f"step {step}/{self._total}  loss {scalars['loss']:.4f}"
         if "steps_per_second" in scalars:  # not at the first step, which compiles
             left = _duration((self._total - step) / scalars["steps_per_second"])
+            mfu = f"  MFU {scalars['mfu']:.1%}" if "mfu" in scalars else ""
             text += (
-                f"  {scalars['pairs_per_second']:.0f} pairs/s  waiting for data {scalars['data_wait_share']:.0%}  "
-                f"{left} left"
+                f"  {scalars['pairs_per_second']:.0f} pairs/s{mfu}  waiting for data "
+                f"{scalars['data_wait_share']:.0%}  {left} left"
             )
         self._stream.write(f"\r\x1b[2K{text}" if self._live else f"{text}\n")
         self._stream.flush()
 
     def say(self, text: str) -> None:
         """Print a line of its own; on a terminal the live line is wiped first."""
+        if not self._process:
+            self._print(text)
+
+    def warn(self, text: str) -> None:
+        """Print a line of its own from any process, which it names."""
+        self._print(text if self._process is None else f"process {self._process}: {text}")
+
+    def _print(self, text: str) -> None:
         self._stream.write(f"\r\x1b[2K{text}\n" if self._live else f"{text}\n")
         self._stream.flush()
 

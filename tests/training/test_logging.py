@@ -79,6 +79,10 @@ def test_progress_is_one_live_line_on_a_terminal_and_plain_lines_elsewhere():
     ProgressLine(10, plain).report(4, LINE)
     assert plain.getvalue() == "step 4/10  loss 1.2500  100 pairs/s  waiting for data 25%  0:03 left\n"
 
+    with_mfu = io.StringIO()
+    ProgressLine(10, with_mfu).report(4, {**LINE, "mfu": 0.4321})
+    assert "  100 pairs/s  MFU 43.2%  waiting for data 25%  " in with_mfu.getvalue()
+
     class Terminal(io.StringIO):
         def isatty(self):
             return True
@@ -90,6 +94,17 @@ def test_progress_is_one_live_line_on_a_terminal_and_plain_lines_elsewhere():
     line.say("saved")
     assert live.getvalue().count("\n") == 1
     assert live.getvalue().count("\r\x1b[2K") == 3
+
+
+def test_the_first_process_speaks_for_all_and_each_warns_for_itself():
+    for process, expected in ((0, "hello\nprocess 0: look\n"), (1, "process 1: look\n"), (None, "hello\nlook\n")):
+        stream = io.StringIO()
+        line = ProgressLine(10, stream, process=process)
+        line.say("hello")
+        line.warn("look")
+        assert stream.getvalue() == expected
+        line.report(4, LINE)
+        assert (stream.getvalue() != expected) == (process != 1)
 
 
 def test_curves_are_drawn_from_the_metrics(tmp_path):
