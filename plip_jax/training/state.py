@@ -13,18 +13,18 @@ from jaxtyping import Array, Int
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Step, parameters, optimiser state, their moving average and the guard's counts.
+    """Step, parameters, optimiser state and what guards them.
 
-    There is no random key in it: the key of a step is ``fold_in(seed, step)`` (`plip_jax.training.step`), so a resumed
-    run draws what the unbroken run draws.
+    There is no random key in it: the keys of a step come from the seed and the step (`plip_jax.training.step`), so a
+    resumed run draws what the unbroken run draws.
 
     Attributes:
-        step: updates done, int32 scalar.
+        step: batches taken, int32 scalar.
         params: nested dict of float32 arrays.
         opt_state: the optimiser's.
-        ema: the exponential moving average of ``params``, a tree like it; None where the run keeps none.
+        ema: exponential moving average of ``params``; None where none is kept.
         skipped: steps whose update was left out because it was not finite, int32 scalar.
-        skipped_in_row: of them, those since the last update that was made, int32 scalar.
+        skipped_in_row: those directly before this one, int32 scalar.
     """
 
     step: Int[Array, ""]
@@ -39,6 +39,7 @@ def init_state(
     params: dict[str, Any] | Callable[[], dict[str, Any]],
     optimizer: optax.GradientTransformation,
     sharding: Any,
+    *,
     keep_ema: bool = False,
 ) -> TrainState:
     """Create the state on its devices by one jitted call, every scalar with an explicit dtype.
@@ -46,24 +47,26 @@ def init_state(
     Args:
         params: parameters to start from, or a function without arguments that draws them.
         optimizer: gives the optimiser state.
-        sharding: where each array lives: one sharding for all of them, or a ``TrainState`` of shardings.
-        keep_ema: keep a moving average, which begins as a copy of the parameters.
+        sharding: where the arrays live: one sharding for all, or a function from the state's shapes
+            (``jax.ShapeDtypeStruct`` leaves) to a tree of them.
+        keep_ema: keep an average of the parameters; it starts at the parameters.
     """
 
     def start(given: dict[str, Any] | None) -> TrainState:
         # An eager or weakly typed start makes the train step compile again at its second call.
         values: Any = given if given is not None else draw()
-        values = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), values)
-        zero = jnp.zeros((), jnp.int32)
+        values = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), values)
         return TrainState(
-            step=zero,
+            step=jnp.zeros((), jnp.int32),
             params=values,
             opt_state=optimizer.init(values),
             ema=jax.tree.map(jnp.copy, values) if keep_ema else None,
-            skipped=zero,
-            skipped_in_row=zero,
+            skipped=jnp.zeros((), jnp.int32),
+            skipped_in_row=jnp.zeros((), jnp.int32),
         )
 
     draw: Any = params
     given = None if callable(params) else params
+    if callable(sharding):
+        sharding = sharding(jax.eval_shape(start, given))
     return jax.jit(start, out_shardings=sharding)(given)

@@ -1,6 +1,7 @@
 """Checkpoints: what is kept, what is read back, other device counts, unknown versions, half-written steps."""
 
 import dataclasses
+import functools
 import gc
 import json
 import shutil
@@ -29,7 +30,7 @@ OPTIMIZER = make_optimizer(OptimConfig(1e-3, 0), 10)
 
 def make_state(step: int, devices=None, keep_ema=False):
     params = {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3) + step, "norm": {"scale": np.ones(3, np.float32)}}
-    state = init_state(params, OPTIMIZER, sharding.replicated(sharding.make_mesh(devices)), keep_ema)
+    state = init_state(params, OPTIMIZER, sharding.replicated(sharding.make_mesh(devices)), keep_ema=keep_ema)
     ema = jax.tree.map(lambda leaf: leaf / 2, state.ema)
     return dataclasses.replace(
         state, step=state.step + step, ema=ema, skipped=state.skipped + 3, skipped_in_row=state.skipped_in_row + 1
@@ -228,3 +229,30 @@ def test_a_step_of_version_1_is_read_with_counts_of_zero(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, restored, expected)
     assert restored.skipped.sharding == restored.step.sharding
     assert read_model(tmp_path).weights == "raw"
+
+
+def test_a_state_is_restored_on_other_devices_and_split_otherwise(tmp_path):
+    params = {"kernel": np.arange(2**16, dtype=np.float32).reshape(256, 256), "bias": np.ones(256, np.float32)}
+    places = [
+        functools.partial(sharding.params_sharding, sharding.make_mesh(jax.devices()[:count]), strategy=strategy)
+        for count, strategy in ((8, "fsdp"), (1, "replicated"), (4, "fsdp"), (8, "replicated"), (8, "fsdp"))
+    ]
+    first = init_state(params, OPTIMIZER, places[0], keep_ema=True)
+    expected = jax.device_get(first)
+    state = first
+    for number, place in enumerate(places[1:]):
+        workdir = tmp_path / str(number)
+        checkpoints = Checkpoints(workdir, CheckpointConfig())
+        checkpoints.save(state, DESCRIPTION, TOKENIZER)
+        checkpoints.close()
+        where = place(expected)
+        target = jax.tree.map(
+            lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), expected, where
+        )
+        state = restore(workdir, target)
+        jax.tree.map(np.testing.assert_array_equal, state, expected)
+        assert jax.tree.map(lambda leaf: leaf.sharding, state) == where
+    kernels = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (256, 256)]
+    assert len(kernels) == 4  # the parameter, two moments, the average
+    for leaf in kernels:
+        assert [shard.data.shape for shard in leaf.addressable_shards] == [(256, 32)] * 8
