@@ -20,10 +20,13 @@ _SMALLEST_SPLIT = 2**16
 
 
 def make_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of one axis, ``data``, over the given devices or all of them, on all hosts."""
-    devices = jax.devices() if devices is None else list(devices)
+    """A mesh of one axis, ``data``, over the given devices or all of them, on all hosts; process by process."""
+    if devices is None:
+        # Process i feeds slice i of the batch. In the order of ids, or that of jax.make_mesh, a TPU chip of one host
+        # may lie between those of another; then rows would change places with the number of hosts.
+        devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     # Auto and not the default of new versions, Explicit: there image_features @ text_features.T is a type error.
-    return jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    return Mesh(np.asarray(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -167,12 +170,12 @@ def values_of_processes(value: int) -> list[int]:
     if jax.process_count() == 1:
         return [value]
     of_devices = np.asarray(_gather(value))
-    owners = [device.process_index for device in jax.devices()]
+    owners = [device.process_index for device in make_mesh().devices.flat]
     return [int(of_devices[owners.index(process)]) for process in range(jax.process_count())]
 
 
 def _gather(value: int) -> jax.Array:
-    """The value of every device's process, int32 [devices] in the order of ``jax.devices()``, whole on every device."""
+    """The value of every device's process, int32 [devices] in the mesh's order, whole on every device."""
     mesh = make_mesh()
     # int32 and not a boolean, which not every backend's collectives take.
     here = np.full(len(mesh.local_devices), value, np.int32)

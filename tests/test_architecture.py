@@ -12,6 +12,7 @@ ALLOWED = {
     "data": set(),
     "training": {"sharding"},
     "sharding": set(),
+    "distributed": set(),
     "evaluation": set(),
     "convert": {"model", "data.tokenizer", "data.image", "training.checkpoint", "training.interpolation"},
     "api": {"convert", "data", "model", "sharding"},
