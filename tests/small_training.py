@@ -74,7 +74,10 @@ def make_step(mesh: Any, strategy: str = "replicated", config: CLIPConfig = TINY
 
 
 def assert_close_by_norm(found: Any, expected: Any, tolerance: float) -> None:
-    """Each array within ``tolerance`` times its norm; the gradient of a key's bias, zero in theory, of the largest."""
+    """Each array within ``tolerance`` times its norm.
+
+    Of a key's bias, whose gradient is zero in theory, times the largest value of the tree.
+    """
     paths = jax.tree_util.tree_flatten_with_path(expected)[0]
     largest = max(float(np.max(np.abs(leaf))) for _, leaf in paths)
     for (path, one), other in zip(paths, jax.tree.leaves(found), strict=True):

@@ -1,6 +1,7 @@
 """Two processes on this machine are one run: the same batches, parameters and features as one process."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,9 +12,12 @@ import jax
 import multi_host_worker as worker
 import numpy as np
 import pytest
+import small_training as training
 from small_records import write_tiles
 
 from plip_jax import sharding
+from plip_jax.training.checkpoint import read_model
+from plip_jax.training.logging import read_metrics
 
 ROOT = Path(__file__).parents[1]
 PROCESSES, DEVICES = 2, 4
@@ -27,16 +31,16 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def start(command: list[str], out: Path) -> list[subprocess.Popen]:
+def start(command: list[str], out: Path, *, count: int = PROCESSES) -> list[subprocess.Popen]:
     """Every process of a run, with its part of the devices; what they print goes to ``out/<I>.log``."""
     # The steps are few, the compilation is what takes time.
-    flags = f"--xla_force_host_platform_device_count={DEVICES // PROCESSES} --xla_backend_optimization_level=0"
-    where = [f"--coordinator=localhost:{free_port()}", f"--num-processes={PROCESSES}"]
+    flags = f"--xla_force_host_platform_device_count={DEVICES // count} --xla_backend_optimization_level=0"
+    where = [f"--coordinator=localhost:{free_port()}", f"--num-processes={count}"]
     processes = []
-    for index in range(PROCESSES):
+    for index in range(count):
         with (out / f"{index}.log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, *command, *where, f"--process-id={index}"],
+                [sys.executable, *command, *([*where, f"--process-id={index}"] if count > 1 else [])],
                 cwd=ROOT,
                 env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
                 stdout=log,
@@ -54,14 +58,14 @@ def finish(processes: list[subprocess.Popen], out: Path) -> list[str]:
             assert not any(process.poll() for process in processes)
             assert time.monotonic() < deadline, "the processes hang"
             time.sleep(0.05)
-        assert [process.returncode for process in processes] == [0] * PROCESSES
+        assert not any(process.returncode for process in processes)
     except AssertionError as error:
         kill(processes)
-        logs = "\n".join((out / f"{index}.log").read_text()[-3000:] for index in range(PROCESSES))
+        logs = "\n".join((out / f"{index}.log").read_text()[-3000:] for index in range(len(processes)))
         raise AssertionError(f"{error}\n{logs}") from None
     finally:
         kill(processes)
-    return [(out / f"{index}.log").read_text() for index in range(PROCESSES)]
+    return [(out / f"{index}.log").read_text() for index in range(len(processes))]
 
 
 def kill(processes: list[subprocess.Popen]) -> None:
@@ -104,3 +108,63 @@ def test_two_processes_are_one_run(records, tmp_path):
     for name in ("images", "texts"):
         assert relative(first[name], one[name]) <= 1e-5, name
     assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
+
+
+STEPS, EVALUATED, CHECKPOINT_EVERY = 12, 3, 100
+
+
+def train_command(records: Path, workdir: Path) -> list[str]:
+    return [
+        *("-m", "plip_jax.train", "--config=configs/plip_vit_b32.py:smoke", f"--workdir={workdir}"),
+        f"--config.data.sources.openpath.path={records}",
+        f"--config.eval.tasks.heldout.data={records}",
+        f"--config.train.steps={STEPS}",
+        f"--config.train.eval_interval_steps={EVALUATED}",
+        f"--config.train.checkpoint_interval_steps={CHECKPOINT_EVERY}",
+        "--config.train.log_interval_steps=1",
+        "--config.model.compute_dtype=float32",
+        "--config.optim.eps=1e-4",  # see small_training.OPTIMIZER
+        "--config.optim.learning_rate=1e-3",
+    ]
+
+
+def logged(workdir: Path, name: str) -> dict[int, float]:
+    lines = [(line["step"], line[name]) for line in read_metrics(workdir) if name in line]
+    assert len(dict(lines)) == len(lines), "a step is there twice"
+    return dict(lines)
+
+
+@pytest.mark.slow  # four starts of the program, 55 s of processor time
+def test_the_program_on_two_processes_stops_as_one_and_goes_on_alone(records, tmp_path):
+    alone, workdir = tmp_path / "alone", tmp_path / "run"
+    finish(start(train_command(records, alone), tmp_path, count=1), tmp_path)
+
+    processes = start(train_command(records, workdir), tmp_path)
+    try:
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not any(line["step"] > EVALUATED for line in read_metrics(workdir)):
+            assert all(process.poll() is None for process in processes), "ended before the signal"
+            assert time.monotonic() < deadline, "the first steps hang"
+            time.sleep(0.01)
+    except AssertionError:
+        kill(processes)
+        raise AssertionError("\n".join(path.read_text()[-3000:] for path in sorted(tmp_path.glob("*.log")))) from None
+    processes[1].send_signal(signal.SIGTERM)  # to one of them, and not the one that writes
+    logs = finish(processes, tmp_path)
+    saved = read_model(workdir).step
+    assert EVALUATED < saved < STEPS
+    assert list(logged(workdir, "loss")) == list(range(1, saved + 1))
+    assert "step 1/" in logs[0]
+    assert "step 1/" not in logs[1]
+
+    finish(start(train_command(records, workdir), tmp_path, count=1), tmp_path)
+    assert list(logged(workdir, "loss")) == list(range(1, STEPS + 1))
+    assert (workdir / "curves.png").exists()
+    expected = logged(alone, "loss")
+    # The same batches, in the project's bound for a loss times the steps it was carried over.
+    assert logged(workdir, "loss") == pytest.approx(expected, rel=1e-6 * STEPS)
+    recall = "eval/heldout/text_to_image_recall@10"
+    assert logged(workdir, recall)[EVALUATED] == logged(alone, recall)[EVALUATED]
+    ours, theirs = read_model(workdir), read_model(alone)
+    assert ours.step == theirs.step == STEPS
+    training.assert_close_by_norm(ours.params, theirs.params, 1e-5)
