@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from plip_jax.sharding import values_of_processes
 from plip_jax.training.checkpoint_folder import CheckpointError, checkpoints_folder, claim_folder
 from plip_jax.training.checkpoint_folder import is_workdir as is_workdir  # a part of this module's interface
 from plip_jax.training.state import TrainState
@@ -104,7 +105,8 @@ class Checkpoints:
         """Open ``workdir``, made where missing, for training; leftovers of a write that was killed are removed.
 
         Raises:
-            CheckpointError: the run has checkpoints, and not at ``config.directory``; or it cannot be used.
+            CheckpointError: the run has checkpoints, and not at ``config.directory``; or that cannot be used, or is not
+                the same on all processes.
         """
         self._directory = claim_folder(workdir, config.directory)
         self._config = config
@@ -113,6 +115,12 @@ class Checkpoints:
             preservation_policy=_preservation_policy(config),
             cleanup_tmp_directories=True,
         )
+        newest = values_of_processes(-1 if self.latest_step is None else self.latest_step)
+        if len(set(newest)) > 1:
+            raise CheckpointError(
+                f"{self._directory}: the processes see different newest steps ({newest}, -1 for none); put the "
+                "checkpoints on storage that all of them share, with --config.checkpoint.directory"
+            )
 
     @property
     def latest_step(self) -> int | None:

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,8 +108,13 @@ def locked(workdir: Path) -> Iterator[None]:
     """Hold a work directory, made where missing, for this process; the lock ends with the process, however it ends.
 
     Raises:
-        RunError: another process holds it, or it cannot be made.
+        RunError: another process holds it, it cannot be made, or it is no folder of this machine's file system.
     """
+    if re.match(r"\w\w+:/", workdir.as_posix()):  # what a Path leaves of gs://
+        raise RunError(
+            f"--workdir {workdir}: expected a folder, for metrics and curves, got a URL; checkpoints alone go to one, with "
+            "--config.checkpoint.directory=gs://BUCKET/RUN/checkpoints"
+        )
     try:
         import fcntl
     except ImportError:  # not on Windows; two runs there are the user's to avoid

@@ -256,3 +256,10 @@ def test_a_state_is_restored_on_other_devices_and_split_otherwise(tmp_path):
     assert len(kernels) == 4  # the parameter, two moments, the average
     for leaf in kernels:
         assert [shard.data.shape for shard in leaf.addressable_shards] == [(256, 32)] * 8
+
+
+def test_processes_that_see_different_checkpoints_are_refused(tmp_path, monkeypatch):
+    write(tmp_path, CheckpointConfig(), {4: {}})
+    monkeypatch.setattr("plip_jax.training.checkpoint.values_of_processes", lambda value: [value, -1])
+    with pytest.raises(CheckpointError, match=r"different newest steps \(\[4, -1\], -1 for none\)"):
+        Checkpoints(tmp_path, CheckpointConfig())
