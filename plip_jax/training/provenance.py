@@ -112,7 +112,7 @@ def locked(workdir: Path) -> Iterator[None]:
     """
     if re.match(r"\w\w+:/", workdir.as_posix()):  # what a Path leaves of gs://
         raise RunError(
-            f"--workdir {workdir}: expected a folder, for metrics and curves, got a URL; checkpoints alone go to one, with "
+            f"--workdir {workdir}: expected a folder, for metrics and curves, got a URL; checkpoints go to one, with "
             "--config.checkpoint.directory=gs://BUCKET/RUN/checkpoints"
         )
     try:
