@@ -6,7 +6,9 @@ processes ask each other later is in `plip_jax.sharding`; how runs are launched 
 
 import argparse
 import signal
+import socket
 import threading
+import time
 
 import jax
 
@@ -63,7 +65,8 @@ def start(
         timeout_seconds: how long to wait for the others.
 
     Raises:
-        DistributedError: arguments that do not go together, an unknown cluster, others that do not come.
+        DistributedError: arguments that do not go together, an unknown cluster, no answer from the coordinator. (Where
+            another process does not come, jax ends this one, and says so in its log.)
     """
     explicit = {"--coordinator": coordinator, "--num-processes": num_processes, "--process-id": process_id}
     given = [name for name, value in explicit.items() if value not in ("", None)]
@@ -73,6 +76,8 @@ def start(
         raise DistributedError(f"--distributed asks the cluster; leave out {', '.join(given)}")
     if not automatic:
         _check(coordinator, num_processes, process_id, missing=[name for name in explicit if name not in given])
+        if process_id != 0:
+            _wait_for(coordinator, timeout_seconds)
     try:
         jax.distributed.initialize(
             coordinator or None,
@@ -83,7 +88,7 @@ def start(
             initialization_timeout=timeout_seconds,
         )
     except Exception as error:  # jax's own types, of the cluster's client and of the network
-        raise DistributedError(_why(automatic, coordinator, timeout_seconds, error)) from error
+        raise DistributedError(_why(automatic, coordinator, error)) from error
     if threading.current_thread() is threading.main_thread():
         # jax has put a handler of its own below Python's, which swallows a SIGTERM; this puts Python's back.
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
@@ -107,7 +112,24 @@ def _check(coordinator: str, num_processes: int | None, process_id: int | None, 
         raise DistributedError(f"--process-id: expected 0 <= I < {num_processes}, got {process_id}")
 
 
-def _why(automatic: bool, coordinator: str, timeout_seconds: int, error: Exception) -> str:
+def _wait_for(coordinator: str, timeout_seconds: int) -> None:
+    """Wait until process 0 listens; jax would wait too, and then abort the program with a core dump."""
+    host, _, port = coordinator.rpartition(":")
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise DistributedError(
+                    f"--coordinator: no process 0 at {coordinator} within {timeout_seconds} s ({error}); is it "
+                    "started, and can this host reach that port?"
+                ) from error
+        time.sleep(0.2)
+
+
+def _why(automatic: bool, coordinator: str, error: Exception) -> str:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, RuntimeError) and "before" in reason:
         return f"the processes must meet before the devices are first used ({reason})"
@@ -116,10 +138,7 @@ def _why(automatic: bool, coordinator: str, timeout_seconds: int, error: Excepti
             f"--distributed: no cluster that jax knows is here ({reason}). On a TPU pod, Slurm, Open MPI or GKE start "
             "every process by its launcher; elsewhere give --coordinator HOST:PORT --num-processes N --process-id I"
         )
-    return (
-        f"the processes did not meet within {timeout_seconds} s at {coordinator or 'the address the cluster gave'}: "
-        f"{reason}. Is every process started, each with its own number, and can all reach that port of process 0?"
-    )
+    return f"the processes cannot meet at {coordinator or 'the address the cluster gave'}: {reason}"
 
 
 def is_main_process() -> bool:

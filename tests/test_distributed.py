@@ -1,6 +1,7 @@
 """Starting several processes: flags, and what is refused before anything waits. That they meet: test_multi_host.py."""
 
 import argparse
+import socket
 
 import pytest
 
@@ -66,3 +67,12 @@ def test_no_cluster_here_says_what_to_give(monkeypatch):
     monkeypatch.setattr("jax.distributed.initialize", no_cluster)
     with pytest.raises(distributed.DistributedError, match=r"no cluster that jax knows is here .* --coordinator HOST"):
         distributed.start(automatic=True)
+
+
+def test_no_coordinator_is_said_and_not_waited_for_longer_than_asked(asked):
+    with socket.socket() as taken:  # bound and not listening: nobody else's, and refuses
+        taken.bind(("localhost", 0))
+        address = f"localhost:{taken.getsockname()[1]}"
+        with pytest.raises(distributed.DistributedError, match=f"no process 0 at {address} within 0 s"):
+            distributed.start(coordinator=address, num_processes=2, process_id=1, timeout_seconds=0)
+    assert asked == []

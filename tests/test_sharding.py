@@ -75,7 +75,7 @@ def test_a_split_state_gives_the_same_step_and_gathers_parameters_only(split_sma
     for strategy in sharding.PARAMS_SHARDINGS:
         state = training.init(mesh, strategy)
         step = training.make_step(mesh, strategy)
-        compiled = step.lower(state, batch).compile()
+        compiled = step.lower(state, batch).compile({"xla_backend_optimization_level": 0})  # takes half the time
         after[strategy], result[strategy] = compiled(state, batch)
         gathered[strategy] = gathered_shapes(compiled.as_text())
     # The project's bounds: 1e-6 relative for the loss, 1e-5 norm-relative for gradients and what they make.
