@@ -15,71 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from plip_jax.model.presets import Activation, CLIPConfig, TextConfig, VisionConfig
-
-
-def matmul(x: Array, kernel: Array, compute_dtype: str) -> Array:
-    """``x @ kernel`` with operands rounded to the compute dtype and products summed and returned in float32.
-
-    Returning float32 and not the compute dtype costs nothing on matrix units, which accumulate in float32 anyway, and
-    keeps the residual stream and the weight gradient unrounded. In float32 compute the precision is the highest one:
-    the default on a TPU would round the operands to bfloat16.
-
-    Args:
-        x: [..., in], any float dtype.
-        kernel: [in, out], any float dtype.
-        compute_dtype: name of the operands' dtype, ``"float32"`` or ``"bfloat16"``.
-
-    Returns:
-        [..., out], float32.
-    """
-    return cast(Array, _matmul(x, kernel, compute_dtype))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _matmul(x: Array, kernel: Array, compute_dtype: str) -> Array:
-    return _product(x, kernel, ((x.ndim - 1,), (0,)), compute_dtype)
-
-
-def _product(a: Array, b: Array, contract: tuple[tuple[int, ...], tuple[int, ...]], compute_dtype: str) -> Array:
-    return jax.lax.dot_general(
-        _operand(a, compute_dtype),
-        _operand(b, compute_dtype),
-        (contract, ((), ())),
-        precision=_precision(compute_dtype),
-        preferred_element_type=jnp.float32,
-    )
-
-
-def _operand(x: Array, compute_dtype: str) -> Array:
-    """Round to the compute dtype."""
-    x = x.astype(compute_dtype)
-    # jaxlib before 0.8.2 lacks some layouts of bfloat16 x bfloat16 = float32 on the CPU (0.7.2 and 0.8.0 fail, and
-    # 0.8.2 runs them). Widening the rounded operand changes no value.
-    if jax.__version_info__ < (0, 8, 2) and jax.default_backend() == "cpu":
-        return x.astype(jnp.float32)
-    return x
-
-
-def _precision(compute_dtype: str) -> jax.lax.Precision:
-    return jax.lax.Precision.HIGHEST if compute_dtype == "float32" else jax.lax.Precision.DEFAULT
-
-
-def _matmul_forward(x: Array, kernel: Array, compute_dtype: str) -> tuple[Array, tuple[Array, Array, Any]]:
-    # The rounded operands are what the backward pass needs: half the memory under bfloat16.
-    x_rounded = x.astype(compute_dtype)
-    return _matmul(x, kernel, compute_dtype), (x_rounded, kernel, jnp.zeros((), x.dtype))
-
-
-def _matmul_backward(compute_dtype: str, residuals: Any, g: Any) -> tuple[Array, Array]:
-    # The transpose rule of a plain product would round the weight gradient to the operands' dtype.
-    x, kernel, x_dtype = residuals
-    leading = tuple(range(x.ndim - 1))
-    dx = _product(g, kernel, ((g.ndim - 1,), (1,)), compute_dtype)
-    dkernel = _product(x, g, (leading, leading), compute_dtype)
-    return dx.astype(x_dtype.dtype), dkernel.astype(kernel.dtype)
-
-
-_matmul.defvjp(_matmul_forward, _matmul_backward)
+from plip_jax.model.products import attend, matmul
 
 
 def normal_param(rngs: nnx.Rngs, shape: tuple[int, ...], stddev: float) -> nnx.Param:
@@ -99,7 +35,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch in_dim"]) -> Float[Array, "*batch out_dim"]:
         """Apply the map; float32 out."""
-        y = matmul(x, self.kernel[...], self.compute_dtype)
+        y = matmul(x, self.kernel[...], compute_dtype=self.compute_dtype)
         return y + self.bias[...] if self.use_bias else y
 
 
@@ -113,10 +49,34 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
         """Normalise the last axis; float32 out."""
-        x = x.astype(jnp.float32)
-        centred = x - jnp.mean(x, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        return centred * jax.lax.rsqrt(variance + self.eps) * self.scale[...] + self.bias[...]
+        return cast(Array, _layer_norm(x.astype(jnp.float32), self.scale[...], self.bias[...], self.eps))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer_norm(x: Array, scale: Array, bias: Array, eps: float) -> Array:
+    return _layer_norm_forward(x, scale, bias, eps)[0]
+
+
+def _layer_norm_forward(x: Array, scale: Array, bias: Array, eps: float) -> tuple[Array, Any]:
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
+    inverse_deviation = jax.lax.rsqrt(variance + eps)
+    # Autodiff would keep three arrays of x's size; the block keeps x itself in any case.
+    return (x - mean) * inverse_deviation * scale + bias, (x, mean, inverse_deviation, scale)
+
+
+def _layer_norm_backward(eps: float, residuals: Any, g: Any) -> tuple[Array, Array, Array]:
+    # With n = (x - mean) / deviation and h = g * scale: dx = (h - mean(h) - n * mean(h * n)) / deviation.
+    x, mean, inverse_deviation, scale = residuals
+    normalised = (x - mean) * inverse_deviation
+    rows = tuple(range(x.ndim - 1))
+    h = g * scale
+    along = jnp.mean(h * normalised, axis=-1, keepdims=True)
+    dx = inverse_deviation * (h - jnp.mean(h, axis=-1, keepdims=True) - normalised * along)
+    return dx, jnp.sum(g * normalised, axis=rows), jnp.sum(g, axis=rows)
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 class Attention(nnx.Module):
@@ -139,19 +99,13 @@ class Attention(nnx.Module):
     ) -> Float[Array, "batch length width"]:
         """Attend; ``mask`` is true where a query (second to last axis) may look at a key (last axis)."""
         batch, length, width = x.shape
-        head_dim = width // self.num_heads
-        precision = _precision(self.compute_dtype)
-
-        def heads(projected: Array) -> Array:
-            return _operand(projected.reshape(batch, length, self.num_heads, head_dim), self.compute_dtype)
-
-        query, key, value = heads(self.query(x) * head_dim**-0.5), heads(self.key(x)), heads(self.value(x))
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, precision=precision, preferred_element_type=jnp.float32)
-        if mask is not None:
-            scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-        weights = _operand(jax.nn.softmax(scores, axis=-1), self.compute_dtype)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value, precision=precision, preferred_element_type=jnp.float32)
-        return self.out(mixed.reshape(batch, length, width))
+        # One product for the three projections: their rows are the same.
+        projections = (self.query, self.key, self.value)
+        kernels = [projection.kernel[...] for projection in projections]
+        bias = jnp.concatenate([projection.bias[...] for projection in projections])
+        qkv = matmul(x, *kernels, compute_dtype=self.compute_dtype) + bias
+        qkv = qkv.reshape(batch, length, 3, self.num_heads, width // self.num_heads)
+        return self.out(attend(qkv, mask, self.compute_dtype).reshape(batch, length, width))
 
 
 def quick_gelu(x: Array) -> Array:
@@ -175,7 +129,9 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         """Expand, activate, contract."""
-        return self.fc2(ACTIVATIONS[self.activation](self.fc1(x)))
+        # Recomputed in the backward pass from the hidden features: autodiff would keep three arrays of their size.
+        activate = jax.checkpoint(ACTIVATIONS[self.activation], prevent_cse=False)
+        return self.fc2(activate(self.fc1(x)))
 
 
 class Block(nnx.Module):

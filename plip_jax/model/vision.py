@@ -24,9 +24,9 @@ class PatchEmbedding(nnx.Module):
         batch, side, _, _ = pixel_values.shape
         grid, patch = side // self.patch_size, self.patch_size
         patches = pixel_values.reshape(batch, grid, patch, grid, patch, 3).transpose(0, 1, 3, 2, 4, 5)
-        kernel = self.kernel[...]
+        kernel = self.kernel[...].reshape(-1, self.kernel.shape[-1])
         # One product over flattened patches is the same sum as the convolution, and faster on every backend.
-        return matmul(patches.reshape(batch, grid**2, -1), kernel.reshape(-1, kernel.shape[-1]), self.compute_dtype)
+        return matmul(patches.reshape(batch, grid**2, -1), kernel, compute_dtype=self.compute_dtype)
 
 
 def drop_patches(
