@@ -1,5 +1,6 @@
-"""The step: one trace, eight devices equal one, the clamp, donated state, the golden metrics of one step."""
+"""The step: one trace, eight devices equal one, the clamp, guards, the average, the golden metrics of one step."""
 
+import dataclasses
 import math
 
 import jax
@@ -14,7 +15,7 @@ from plip_jax.model.presets import get_preset
 from plip_jax.training.losses import LossConfig, get_loss
 from plip_jax.training.optim import OptimConfig, learning_rate_schedule, make_optimizer
 from plip_jax.training.state import init_state
-from plip_jax.training.step import Task, loss_and_grads, make_train_step
+from plip_jax.training.step import Task, UpdateRule, loss_and_grads, make_train_step
 
 TINY = get_preset("tiny")
 BATCH = 16
@@ -24,29 +25,30 @@ def make_batch(step: int = 0):
     rng = np.random.default_rng([7, step])
     tokens = rng.integers(1, 500, (BATCH, 16)).astype(np.int32)
     tokens[:, -1] = TINY.text.eot_token_id
-    return {"image": rng.integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8), "tokens": tokens}
+    return {"image": rng.integers(0, 256, (BATCH, 32, 32, 3), dtype=np.uint8), "text": tokens}
 
 
 def make_task(counter: list[int] | None = None, **settings):
     model = clip.build(TINY, **settings)
     pixels = Preprocessing(image_size=32)
 
-    def encode_image(params, image, keys):
+    def encode_image(params, batch, keys):
         if counter is not None:
             counter.append(1)  # runs while tracing only
-        return model.encode_image(params, normalize_pixels(image, pixels), keys)
+        return model.encode_image(params, normalize_pixels(batch["image"], pixels), keys)
 
     return Task(encode_image, model.encode_text, get_loss(LossConfig("contrastive")), seed=0)
 
 
-def make_run(devices, counter=None, optim=None, **settings):
+def make_run(devices, counter=None, optim=None, ema_decay=0.0, **settings):
     config = optim or OptimConfig(learning_rate=1e-3, warmup_steps=2)
     optimizer = make_optimizer(config, 20)
     mesh = sharding.make_mesh(devices)
     draw = lambda: clip.build(TINY).init(jax.random.key(0))  # noqa: E731 # one line, named for the call
-    state = init_state(draw, optimizer, sharding.replicated(mesh))
-    step = make_train_step(make_task(counter, **settings), optimizer, learning_rate_schedule(config, 20))
-    return mesh, state, step
+    state = init_state(draw, optimizer, sharding.replicated(mesh), keep_ema=ema_decay > 0)
+    task = make_task(counter, **settings)
+    rule = UpdateRule(optimizer, learning_rate_schedule(config, 20), task.loss.logit_scale_range, ema_decay)
+    return mesh, state, make_train_step(task, rule)
 
 
 @pytest.mark.parametrize("count", [1, 8])
@@ -114,6 +116,53 @@ def test_random_keys_depend_on_seed_and_step_only():
     assert float(loss(jnp.int32(3))) != float(loss(jnp.int32(4)))
 
 
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counts():
+    mesh, state, step = make_run(jax.devices()[:8], ema_decay=0.9)
+    state, _ = step(state, sharding.put_batch(mesh, make_batch()))
+    # A temperature beyond float32 makes the loss and every gradient NaN, as a diverged run does.
+    poisoned = dataclasses.replace(state, params={**state.params, "logit_scale": jnp.float32(200.0)})
+    before = jax.device_get(poisoned)
+    for count in (1, 2):
+        poisoned, metrics = step(poisoned, sharding.put_batch(mesh, make_batch(count)))
+        assert not np.isfinite(float(metrics["loss"]))
+        assert (float(metrics["skipped_steps"]), float(metrics["skipped_in_row"])) == (count, count)
+    after = jax.device_get(poisoned)
+    for name in ("params", "opt_state", "ema"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(before, name), getattr(after, name))
+    assert int(after.step) == int(before.step) + 2
+
+    healed = dataclasses.replace(poisoned, params={**poisoned.params, "logit_scale": jnp.float32(2.0)})
+    healed, metrics = step(healed, sharding.put_batch(mesh, make_batch(3)))
+    assert (float(metrics["skipped_steps"]), float(metrics["skipped_in_row"])) == (2, 0)
+    # The schedule counts updates: this is the second.
+    assert float(metrics["learning_rate"]) == pytest.approx(1e-3, rel=1e-6)
+    assert np.any(np.asarray(healed.params["text"]["token_embedding"]) != before.params["text"]["token_embedding"])
+
+
+def test_the_average_follows_its_formula():
+    mesh, state, step = make_run(jax.devices()[:1], ema_decay=0.75)
+    expected = jax.device_get(state.params)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.ema), expected)
+    for index in range(3):
+        state, _ = step(state, sharding.put_batch(mesh, make_batch(index)))
+        expected = jax.tree.map(lambda mean, leaf: 0.75 * mean + 0.25 * leaf, expected, jax.device_get(state.params))
+    # Sums of three float32 products, in another order in the compiled program.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), jax.device_get(state.ema), expected
+    )
+
+
+def test_the_update_ratio_is_what_the_parameters_moved_by():
+    config = OptimConfig(learning_rate=1e-3, warmup_steps=0)
+    mesh, state, step = make_run(jax.devices()[:1], optim=config)
+    before = jax.device_get(state.params)
+    state, metrics = step(state, sharding.put_batch(mesh, make_batch()))
+    moved = jax.tree.map(np.subtract, jax.device_get(state.params), before)
+    norm = lambda tree: np.sqrt(sum(np.sum(np.square(leaf, dtype=np.float64)) for leaf in jax.tree.leaves(tree)))  # noqa: E731 # one line
+    # A float32 difference of parameters loses the last digits of an update a thousand times smaller.
+    assert float(metrics["update_ratio"]) == pytest.approx(norm(moved) / norm(before), rel=1e-3)
+
+
 def test_golden_metrics_after_one_step():
     mesh, state, step = make_run(jax.devices()[:1])
     state, metrics = step(state, sharding.put_batch(mesh, make_batch()))
@@ -125,6 +174,9 @@ def test_golden_metrics_after_one_step():
         "grad_norm": 101.552818,
         "logit_scale": 14.2766743,
         "learning_rate": 0.0005,
+        "update_ratio": 0.004058911,
+        "skipped_steps": 0.0,
+        "skipped_in_row": 0.0,
     }
     message = (
         "the first step of the tiny model changed; right only if the network, its initialisation, the loss or the "

@@ -13,7 +13,7 @@ from plip_jax.model.presets import get_preset
 from plip_jax.training.losses import LOGIT_SCALE_RANGE, LossConfig, get_loss
 from plip_jax.training.optim import OptimConfig, learning_rate_schedule, make_optimizer
 from plip_jax.training.state import init_state
-from plip_jax.training.step import Task, make_train_step
+from plip_jax.training.step import Task, UpdateRule, make_train_step
 
 torch = pytest.importorskip("torch", reason="the parity tests need PyTorch (the test extra installs it)")
 
@@ -65,19 +65,21 @@ def make_batches():
     lengths = rng.integers(4, 17, (STEPS, BATCH))
     tokens[np.arange(16) >= lengths[..., None] - 1] = CONFIG.text.eot_token_id
     images = rng.integers(0, 256, (STEPS, BATCH, 32, 32, 3), dtype=np.uint8)
-    return [{"image": image, "tokens": row} for image, row in zip(images, tokens, strict=True)]
+    return [{"image": image, "text": row} for image, row in zip(images, tokens, strict=True)]
 
 
 def our_losses(params, batches):
     model = clip.build(CONFIG)
     task = Task(
-        lambda p, image, keys: model.encode_image(p, normalize_pixels(image, PIXELS), keys),
+        lambda p, batch, keys: model.encode_image(p, normalize_pixels(batch["image"], PIXELS), keys),
         model.encode_text,
         get_loss(LossConfig("contrastive")),
         seed=0,
     )
     optimizer = make_optimizer(OPTIM, STEPS)
-    step = make_train_step(task, optimizer, learning_rate_schedule(OPTIM, STEPS))
+    step = make_train_step(
+        task, UpdateRule(optimizer, learning_rate_schedule(OPTIM, STEPS), task.loss.logit_scale_range)
+    )
     mesh = sharding.make_mesh(jax.devices()[:1])
     state = init_state(params, optimizer, sharding.replicated(mesh))
     losses, rates = [], []
@@ -94,7 +96,7 @@ def torch_losses(params, batches, rates):
     losses = []
     for batch, rate in zip(batches, rates, strict=True):
         pixels = np.asarray(normalize_pixels(batch["image"], PIXELS)).transpose(0, 3, 1, 2).copy()
-        tokens = torch.from_numpy(batch["tokens"].astype(np.int64))
+        tokens = torch.from_numpy(batch["text"].astype(np.int64))
         loss = model(input_ids=tokens, pixel_values=torch.from_numpy(pixels), return_loss=True).loss
         optimizer.zero_grad()
         loss.backward()
