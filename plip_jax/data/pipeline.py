@@ -9,29 +9,28 @@ import dataclasses
 import functools
 import hashlib
 import json
-import multiprocessing
-import os
-import signal
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Self
 
-import grain
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
-from plip_jax.data.allocator import keep_freed_memory
 from plip_jax.data.augment import get_augmentation, get_warped_augmentation
+from plip_jax.data.caption_lengths import TokenizeFn, sample_caption_lengths
+from plip_jax.data.groups import check_groupings, group_ids
 from plip_jax.data.image import ImageError, decode_image
 from plip_jax.data.packing import choose_rows, pack_captions, text_lengths
-from plip_jax.data.records import RecordError, RecordFolder, open_records
+from plip_jax.data.records import Record, RecordError, RecordFolder, open_records
 from plip_jax.data.sampling import SAMPLING_VERSION, Draw, Mixture, batch_places, make_mixture
+from plip_jax.data.workers import run_ahead
 
 Batch = dict[str, Any]
 
 # Consecutive stand-ins that may fail before the data, not a record, is to blame.
 _MAX_REPLACEMENTS = 100
-_ENDLESS_STEPS = 2**48
+_ENDLESS_SLICES = 2**48
+# Rows of a slice at most, 77 MB at 224 pixels: what one worker makes at a time, and what it holds ahead.
+_SLICE_ROWS = 512
 _AUGMENTATION_STREAM, _CAPTION_STREAM = 0, 1
 
 
@@ -62,9 +61,13 @@ class DataConfig:
         augmentation: A name in `augment.AUGMENTATIONS`.
         seed: Decides order, captions and augmentation.
         num_workers: Worker processes; 0 works in threads of this process.
-        prefetch: Batches made ahead (by each worker); 0 makes each batch when it is asked for.
+        prefetch: Batches made ahead (by each worker), of large batches slices of 512 examples; 0 makes each batch when
+            it is asked for.
         on_bad_image: "error" stops at an image that does not decode and names its record; "skip" counts it and puts
             another record of the same source in its place, the same one every time; no other example moves.
+        packing: Add captions packed into rows (see `packing`); off by itself where it would save too little.
+        text_parts: Equal parts of a process's batch that are packed each by itself: its devices times micro-batches.
+        group_by: Names in `groups.GROUPINGS`; two examples that agree in any are not to be pushed apart.
         warp_on_device: Make only the crop here; flip, affine and perspective, by the same random numbers, become one
             homography for each image, in batch["warp"], for `warp.warp_images`.
     """
@@ -77,6 +80,9 @@ class DataConfig:
     num_workers: int = 0
     prefetch: int = 2
     on_bad_image: str = "error"
+    packing: bool = True
+    text_parts: int = 1
+    group_by: tuple[str, ...] = ()
     warp_on_device: bool = False
 
     def __post_init__(self) -> None:
@@ -95,6 +101,7 @@ class DataConfig:
         if self.on_bad_image not in ("error", "skip"):
             raise ValueError(f"DataConfig.on_bad_image: expected 'error' or 'skip', got {self.on_bad_image!r}")
         get_augmentation(self.augmentation)
+        check_groupings(self.group_by)
         if self.warp_on_device:
             get_warped_augmentation(self.augmentation)
 
@@ -124,8 +131,8 @@ def make_train_iterator(
     if config.global_batch_size // process_count % config.text_parts:
         raise ValueError(
             f"a process's batch of {config.global_batch_size // process_count} does not divide into "
-            f"{config.text_parts} text parts (devices of a process times micro-batches): choose a global_batch_size "
-            f"that is a multiple of {config.text_parts * process_count}"
+            f"{config.text_parts} text parts (devices of a process times train.accumulation_steps): choose a "
+            f"global_batch_size that is a multiple of {config.text_parts * process_count}"
         )
     folders = tuple(open_records(source.path, source.split) for source in config.sources)
     mixture = make_mixture([len(folder) for folder in folders], [s.weight for s in config.sources], config.seed)
@@ -134,7 +141,10 @@ def make_train_iterator(
             f"an epoch has {mixture.examples_per_epoch} examples, fewer than one global batch of "
             f"{config.global_batch_size}: lower global_batch_size or add records"
         )
-    batches = _BatchSource(config, tokenizer, folders, mixture, process_index, process_count)
+    local = config.global_batch_size // process_count
+    # One slice is made by one worker, and a large batch by all of them at once.
+    slices = next(count for count in range(1, local + 1) if local % count == 0 and local // count <= _SLICE_ROWS)
+    batches = _BatchSource(config, tokenizer, folders, mixture, process_index, process_count, slices)
     if config.packing:
         parts = config.text_parts * process_count
         captions = config.global_batch_size // parts
@@ -147,9 +157,11 @@ def make_train_iterator(
 class TrainIterator(Iterator[Batch]):
     """Endless training batches with a saved state of one global position; make it with `make_train_iterator`.
 
-    A batch holds "image" uint8 [b, S, S, 3], "tokens" int32 [b, L] and "index" int64 [b] (the record's number in the
-    concatenation of the sources), b = global batch / processes; with `warp_on_device` also "warp" float32 [b, 8]. The
-    last, partial global batch of an epoch is dropped; which examples fall there changes each epoch.
+    A batch holds "image" uint8 [b, S, S, 3], "tokens" int32 [b, L], "text_length" int32 [b] (tokens up to and with
+    <|endoftext|>) and "index" int64 [b] (the record's number in the concatenation of the sources), b = global batch /
+    processes; with `packed_rows` and where every part of it fits, "packed" (the dict of `packing.pack_captions`); with
+    `group_by`, "group_ids" int32 [b, names]; with `warp_on_device`, "warp" float32 [b, 8]. The last, partial global
+    batch of an epoch is dropped; which examples fall there changes each epoch.
 
     Attributes:
         steps_per_epoch: Global batches in an epoch.
@@ -184,21 +196,26 @@ class TrainIterator(Iterator[Batch]):
             RecordError: Likewise for a record that cannot be read. The position stays at the failed batch.
         """
         if self._running is None:
-            self._running = iter(_run_ahead(dataclasses.replace(self._source, first_step=self._position)))
+            source = dataclasses.replace(self._source, first_step=self._position)
+            self._running = iter(run_ahead(source, self._source.config.num_workers, self._source.config.prefetch))
         try:
-            batch = next(self._running)
+            parts = [next(self._running) for _ in range(self._source.slices)]
         except BaseException:
             self.close()  # Grain has moved on; a restart stands at the failed batch again
             raise
+        batch: Batch = (
+            parts[0] if len(parts) == 1 else {n: np.concatenate([part[n] for part in parts]) for n in parts[0]}
+        )
+        if self.packed_rows is not None:
+            text_parts = self._source.config.text_parts
+            packed = pack_captions(batch["tokens"], batch["text_length"], text_parts, self.packed_rows)
+            if packed is not None:
+                batch["packed"] = packed
         for index in batch.pop("replaced").tolist():
             self.skipped += 1
             logging.warning("Skipped %s: its image cannot be used", self.where(index))
         self._position += 1
         return batch
-
-    def where(self, index: int) -> str:
-        """Return the place on disk of a record given by a batch's "index"."""
-        return self._source.where(index)
 
     def get_state(self) -> dict[str, Any]:
         """Return the state, fit for JSON: the global batches consumed (not those made ahead), on any process."""
@@ -237,42 +254,13 @@ class TrainIterator(Iterator[Batch]):
             running.close()
 
 
-def _run_ahead(batches: "_BatchSource") -> grain.IterDataset[Batch]:
-    """Let Grain make batches ahead, in threads or in worker processes.
-
-    One element of the Grain dataset is one whole batch: Grain deals elements out to workers, so batches stay the same
-    for any number of them (batching after the deal would not).
-    """
-    config = batches.config
-    dataset = grain.MapDataset.source(batches)
-    if config.num_workers == 0:
-        keep_freed_memory()  # the threads decode in this process
-        threads = min(config.prefetch, os.cpu_count() or 1)
-        return dataset.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=config.prefetch))
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # outside absl.app, Grain's worker processes read their flags unparsed and fail
-    options = grain.MultiprocessingOptions(config.num_workers, per_worker_buffer_size=max(1, config.prefetch))
-    # Last in the chain: what follows mp_prefetch would run in this process.
-    ahead = dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
-    return ahead.mp_prefetch(options, worker_init_fn=_live_and_die_with_the_trainer)
-
-
-def _live_and_die_with_the_trainer(worker: int, workers: int) -> None:
-    """Set up a worker process: freed pixels stay, signals are the trainer's, and nothing outlives it."""
-    del worker, workers  # Grain's signature
-    keep_freed_memory()
-    # A Ctrl-C or a scheduler's SIGTERM reaches the whole group; the trainer saves first, then ends its workers.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    trainer = multiprocessing.parent_process()
-    if trainer is not None:
-        # After a SIGKILL of the trainer a worker would wait for ever for room in a queue that nobody reads.
-        threading.Thread(target=lambda: (trainer.join(), os._exit(1)), daemon=True).start()
+def _joined(slices: list[Batch]) -> Batch:
+    return slices[0] if len(slices) == 1 else {n: np.concatenate([part[n] for part in slices]) for n in slices[0]}
 
 
 @dataclasses.dataclass(frozen=True)
 class _BatchSource:
-    """Grain's random access source: element i is this process's part of global batch `first_step` + i."""
+    """Grain's random access source: the slices of this process's part of global batch `first_step`, and on."""
 
     config: DataConfig
     tokenizer: TokenizeFn
@@ -280,6 +268,7 @@ class _BatchSource:
     mixture: Mixture
     process_index: int
     process_count: int
+    slices: int
     first_step: int = 0
     packed_rows: int | None = None
 
@@ -288,16 +277,19 @@ class _BatchSource:
         return self.mixture.examples_per_epoch // self.config.global_batch_size
 
     def __len__(self) -> int:
-        return _ENDLESS_STEPS
+        return _ENDLESS_SLICES
 
     def __getitem__(self, index: Any) -> Batch:
+        step, part = divmod(int(index), self.slices)
         epoch, places = batch_places(
-            self.first_step + int(index),
+            self.first_step + step,
             steps_per_epoch=self.steps_per_epoch,
             batch_size=self.config.global_batch_size,
             process=self.process_index,
             processes=self.process_count,
         )
+        rows = len(places) // self.slices
+        places = places[part * rows : (part + 1) * rows]
         size = self.config.image_size
         images = np.empty((len(places), size, size, 3), np.uint8)
         warps = np.zeros((len(places), 8), np.float32)
@@ -306,17 +298,22 @@ class _BatchSource:
         replaced: list[int] = []
         groups: list[list[int]] = []
         for row, place in enumerate(places):
-            draw = self._load(self.mixture.draw(epoch, place), images[row], warps[row], captions, replaced)
+            draw, record, caption = self._load(self.mixture.draw(epoch, place), images[row], warps[row], replaced)
             indices.append(draw.index)
+            captions.append(caption)
+            groups.append(group_ids(self.config.group_by, record, caption, draw.source))
         tokens = np.ascontiguousarray(self.tokenizer(captions), dtype=np.int32)
         batch = {
             "image": images,
-            **self._texts(captions),
+            "tokens": tokens,
+            "text_length": text_lengths(tokens, self.tokenizer.eot_token_id),
             "index": np.asarray(indices, np.int64),
             "replaced": np.asarray(replaced, np.int64),
         }
         if self.config.warp_on_device:
             batch["warp"] = warps
+        if self.config.group_by:
+            batch["group_ids"] = np.asarray(groups, np.int32)
         return batch
 
     def where(self, index: int) -> str:
@@ -327,27 +324,26 @@ class _BatchSource:
             index -= len(folder)
         raise IndexError(f"no record {index}")
 
-    def _load(self, draw: Draw, pixels: np.ndarray, warp: np.ndarray, captions: list[str], replaced: list[int]) -> Draw:
-        """Fill in one example, or its stand-in; return the draw that was used."""
+    def _load(self, draw: Draw, pixels: np.ndarray, warp: np.ndarray, replaced: list[int]) -> tuple[Draw, Record, str]:
+        """Fill in one example, or its stand-in; return the draw that was used, its record and its caption."""
         used = draw
         for attempt in range(_MAX_REPLACEMENTS):
             try:
-                caption = self._example(used, pixels, warp)
+                record, caption = self._example(used, pixels, warp)
             except (ImageError, RecordError):
                 if self.config.on_bad_image == "error":
                     raise
                 replaced.append(used.index)
                 used = self.mixture.replacement(draw, attempt)
                 continue
-            captions.append(caption)
-            return used
+            return used, record, caption
         raise RecordError(
             f"{_MAX_REPLACEMENTS} records in a row of {self.folders[draw.source].path} cannot be used, the first "
             f"{self.where(draw.index)}: run python -m data_prep.verify {self.folders[draw.source].path}"
         )
 
-    def _example(self, draw: Draw, pixels: np.ndarray, warp: np.ndarray) -> str:
-        """Fill in the pixels, and the homography where the device applies it; return the caption."""
+    def _example(self, draw: Draw, pixels: np.ndarray, warp: np.ndarray) -> tuple[Record, str]:
+        """Fill in the pixels, and the homography where the device applies it; return the record and its caption."""
         folder = self.folders[draw.source]
         record = folder[draw.record]
         name = f"record {record.id!r} ({folder.where(draw.record)})"
@@ -355,12 +351,12 @@ class _BatchSource:
             raise RecordError(f"{name} has no caption")
         rng = functools.partial(_generator, self.config.seed, draw)
         image = decode_image(record.image, name=name)
-        name, size, augmentation_rng = self.config.augmentation, self.config.image_size, rng(_AUGMENTATION_STREAM)
+        augmentation, size, views = self.config.augmentation, self.config.image_size, rng(_AUGMENTATION_STREAM)
         if self.config.warp_on_device:
-            pixels[...], warp[...] = get_warped_augmentation(name)(image, size, augmentation_rng)
+            pixels[...], warp[...] = get_warped_augmentation(augmentation)(image, size, views)
         else:
-            pixels[...] = get_augmentation(name)(image, size, augmentation_rng)
-        return record.captions[int(rng(_CAPTION_STREAM).integers(len(record.captions)))]
+            pixels[...] = get_augmentation(augmentation)(image, size, views)
+        return record, record.captions[int(rng(_CAPTION_STREAM).integers(len(record.captions)))]
 
 
 def _generator(seed: int, draw: Draw, stream: int) -> np.random.Generator:

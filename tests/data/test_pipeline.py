@@ -413,3 +413,19 @@ def test_a_hundred_million_records_need_no_memory():
     assert len({d.index for d in drawn}) == len(drawn)
     assert 0.5 < np.mean([d.source == 0 for d in drawn]) < 0.8
     assert len(pickle.dumps(mixture)) < 1000
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_large_batch_is_made_in_slices_and_is_the_same(records, monkeypatch, num_workers):
+    config = config_for(records, num_workers=num_workers, group_by=("caption",))
+    whole = take(start(config), 4)
+    monkeypatch.setattr("plip_jax.data.pipeline._SLICE_ROWS", 3)
+    in_slices = start(config)
+    assert in_slices._source.slices > 1
+    assert_equal_batches(take(in_slices, 4), whole)
+    # A restart stands at a batch, not within one.
+    again = start(config)
+    again.set_state({"position": 2, "fingerprint": again.fingerprint})
+    assert_equal_batches(take(again, 2), whole[2:])
+    for iterator in (in_slices, again):
+        iterator.close()

@@ -1,7 +1,5 @@
 """The texts of a training batch: lengths, packed rows, groups, and where a record lies."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -45,7 +43,7 @@ def test_a_batch_that_does_not_fit_comes_without_packed_captions(tmp_path):
     iterator = start(config_for(path, global_batch_size=20), context_length=ROW)
     rows = iterator.packed_rows
     # As if the rows had been chosen before the tail was known: one that holds all captions of 3 and one of 15.
-    iterator._source = dataclasses.replace(iterator._source, packed_rows=6)
+    iterator.packed_rows = 6
     seen = set()
     for batch in take(iterator, 20):
         long = int((batch["text_length"] == ROW).sum())
