@@ -39,9 +39,11 @@ def get_config(variant: str = "") -> ConfigDict:
                     "num_workers": 0,
                     "prefetch": 4,  # batches
                     "on_bad_image": "error",
+                    "packing": True,
+                    "warp_on_device": False,
                 }
             ),
-            "loss": ConfigDict({"name": "contrastive"}),
+            "loss": ConfigDict({"name": "contrastive", "label_smoothing": 0.0, "chunk_size": 1024, "group_by": ""}),
             "optim": ConfigDict(
                 {
                     "learning_rate": 1e-3,
@@ -53,6 +55,12 @@ def get_config(variant: str = "") -> ConfigDict:
                     "weight_decay": 0.1,
                     "decay_mask": "matrices",
                     "clip_norm": 1.0,
+                    "freeze": "",
+                    "freeze_vision_blocks": 0,
+                    "freeze_text_blocks": 0,
+                    "layer_decay": 1.0,
+                    "vision_rate": 1.0,
+                    "text_rate": 1.0,
                 }
             ),
             "train": ConfigDict(
@@ -63,6 +71,11 @@ def get_config(variant: str = "") -> ConfigDict:
                     "eval_interval_steps": 62,  # an epoch
                     "checkpoint_interval_steps": 0,
                     "log_interval_steps": 10,
+                    "accumulation_steps": 1,
+                    "params_sharding": "replicated",
+                    "ema_decay": 0.0,
+                    "max_skipped_steps": 10,
+                    "stall_limit_seconds": 60.0,
                 }
             ),
             "eval": ConfigDict(
@@ -87,7 +100,12 @@ def get_config(variant: str = "") -> ConfigDict:
                 }
             ),
             "checkpoint": ConfigDict(
-                {"keep": 2, "best_metric": "eval/captions/text_to_image_recall@10", "best_mode": "max"}
+                {
+                    "keep": 2,
+                    "best_metric": "eval/captions/text_to_image_recall@10",
+                    "best_mode": "max",
+                    "directory": "",
+                }
             ),
             "logging": ConfigDict({"tensorboard": False, "wandb": False}),
         }

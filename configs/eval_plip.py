@@ -31,6 +31,8 @@ def get_config() -> ConfigDict:
                     "pannuke": _zero_shot("pannuke"),
                     "digestpath": _zero_shot("digestpath"),
                     "wsss4luad": _zero_shot("wsss4luad"),
+                    # Tweets after the training data, or any held-out pairs.
+                    "heldout": ConfigDict({"type": "retrieval", "data": "", "split": "test", "relevance": "caption"}),
                 }
             ),
         }

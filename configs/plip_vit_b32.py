@@ -41,12 +41,22 @@ def get_config(variant: str = "") -> ConfigDict:
                     ),
                     "global_batch_size": 128,  # [name]
                     "augmentation": "plip",  # [code] resize 512, crop 224, flip, affine, perspective
-                    "num_workers": 8,  # [ours] processes that decode; 0 works in threads
+                    "num_workers": -1,  # [ours] processes that decode: one for each core; 0 works in threads
                     "prefetch": 2,  # [ours] batches ahead, by each worker
                     "on_bad_image": "error",
+                    "packing": True,  # [ours] several captions in a row of the text tower; changes no number
+                    "warp_on_device": False,  # True does flip, affine and perspective as one warp on the device
                 }
             ),
-            "loss": ConfigDict({"name": "contrastive"}),
+            "loss": ConfigDict(
+                {
+                    "name": "contrastive",  # [code] every other pair of the batch is a negative
+                    "label_smoothing": 0.0,  # [code]
+                    "chunk_size": 1024,  # [ours] side of a tile of logits, in the losses that never hold them all
+                    # "caption", "group" or both: pairs that share them are not pushed apart. [code] none
+                    "group_by": "",
+                }
+            ),
             "optim": ConfigDict(
                 {
                     "learning_rate": 1e-5,  # [name]
@@ -59,6 +69,13 @@ def get_config(variant: str = "") -> ConfigDict:
                     # departs from the authors' file, whose optimiser string builds Adagrad; AdamW is what they report.
                     "decay_mask": "all",  # [code] norms and biases decay too
                     "clip_norm": 0.0,  # [code] no clipping
+                    # [code] both towers are trained whole and alike.
+                    "freeze": "",  # "vision", "text"
+                    "freeze_vision_blocks": 0,  # the first N, with the embeddings
+                    "freeze_text_blocks": 0,
+                    "layer_decay": 1.0,  # rate of a block to that of the block above
+                    "vision_rate": 1.0,  # times the learning rate
+                    "text_rate": 1.0,
                 }
             ),
             "train": ConfigDict(
@@ -70,6 +87,11 @@ def get_config(variant: str = "") -> ConfigDict:
                     "eval_interval_steps": 402,  # [name] a quarter of an epoch
                     "checkpoint_interval_steps": 0,  # [ours] at each evaluation
                     "log_interval_steps": 10,  # [ours]
+                    "accumulation_steps": 1,  # micro-batches of the exact step in two passes
+                    "params_sharding": "replicated",  # "fsdp" splits weights and moments over the devices
+                    "ema_decay": 0.0,  # [code] no average of the weights
+                    "max_skipped_steps": 10,  # [ours] not finite, in a row; then the run stops
+                    "stall_limit_seconds": 60.0,  # [ours] a longer wait for data is said
                 }
             ),
             "eval": ConfigDict(
@@ -99,6 +121,7 @@ def get_config(variant: str = "") -> ConfigDict:
                     "keep": 3,  # [ours]
                     "best_metric": "",  # such as eval/heldout/text_to_image_recall@10
                     "best_mode": "max",
+                    "directory": "",  # elsewhere than in the work directory: a folder or gs://BUCKET/RUN
                 }
             ),
             "logging": ConfigDict({"tensorboard": False, "wandb": False}),

@@ -5,17 +5,23 @@ Below the program nobody sees a ConfigDict, so a search for a field finds its on
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import jax
 
 from plip_jax.config_file import flatten_config
 from plip_jax.data.pipeline import DataConfig, SourceConfig, TokenizeFn, TrainIterator, make_train_iterator
 from plip_jax.evaluation import suite
+from plip_jax.sharding import PARAMS_SHARDINGS
 from plip_jax.training.checkpoint import CheckpointConfig
 from plip_jax.training.loop import TrainingError
-from plip_jax.training.losses import Loss, LossConfig, get_loss
+from plip_jax.training.losses import LossConfig
 from plip_jax.training.optim import OptimConfig
 from plip_jax.training.provenance import plain_config
+
+ALL_CORES = -1  # as data.num_workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +56,11 @@ class TrainConfig:
         eval_interval_steps: evaluation during training; 0 only at the end.
         checkpoint_interval_steps: checkpoints besides those at each evaluation and at the end; 0 for none.
         log_interval_steps: metrics and progress.
+        accumulation_steps: micro-batches of a global batch; above 1 the exact step in two passes.
+        params_sharding: a key of `plip_jax.sharding.PARAMS_SHARDINGS`.
+        ema_decay: share of the weights' moving average that stays at each update; 0 keeps none.
+        stall_limit_seconds: a wait for data that is longer is said; 0 for never.
+        max_skipped_steps: steps in a row that may be skipped because they are not finite; then the run stops.
     """
 
     epochs: float
@@ -58,12 +69,24 @@ class TrainConfig:
     eval_interval_steps: int
     checkpoint_interval_steps: int
     log_interval_steps: int
+    accumulation_steps: int = 1
+    params_sharding: str = "replicated"
+    ema_decay: float = 0.0
+    max_skipped_steps: int = 10
+    stall_limit_seconds: float = 60.0
 
     def __post_init__(self) -> None:
+        at_least_one = ("log_interval_steps", "accumulation_steps", "max_skipped_steps")
         for field in dataclasses.fields(self):
-            least = 1 if field.name == "log_interval_steps" else 0
-            if getattr(self, field.name) < least:
-                raise TrainingError(f"train.{field.name}: expected {least} or more, got {getattr(self, field.name)}")
+            value, least = getattr(self, field.name), 1 if field.name in at_least_one else 0
+            if field.name != "params_sharding" and value < least:
+                raise TrainingError(f"train.{field.name}: expected {least} or more, got {value}")
+        if self.params_sharding not in PARAMS_SHARDINGS:
+            raise TrainingError(
+                f"train.params_sharding: expected one of {', '.join(PARAMS_SHARDINGS)}, got {self.params_sharding!r}"
+            )
+        if not self.ema_decay < 1:
+            raise TrainingError(f"train.ema_decay: expected a share below 1, got {self.ema_decay}")
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Length of the schedule."""
@@ -81,7 +104,8 @@ class RunConfig:
     model: ModelConfig
     sources: tuple[SourceConfig, ...]
     data: Mapping[str, Any]
-    loss: Loss
+    loss: LossConfig
+    group_by: tuple[str, ...]
     optim: OptimConfig
     train: TrainConfig
     planned: Sequence[suite.PlannedTask]
@@ -100,7 +124,8 @@ class RunConfig:
                 model=ModelConfig(**config.model),
                 sources=_sources(config.data.sources),
                 data={name: value for name, value in config.data.items() if name != "sources"},
-                loss=get_loss(LossConfig(**config.loss)),
+                loss=LossConfig(**{name: value for name, value in config.loss.items() if name != "group_by"}),
+                group_by=tuple(name.strip() for name in config.loss.group_by.split(",") if name.strip()),
                 optim=OptimConfig(**config.optim),
                 train=TrainConfig(**config.train),
                 planned=planned,
@@ -118,13 +143,35 @@ class RunConfig:
             )
         return read
 
-    def make_iterator(self, image_size: int, tokenizer: TokenizeFn) -> TrainIterator:
-        """Open the data iterator for a network's images and captions."""
+    def make_iterator(self, image_size: int, tokenizer: TokenizeFn, local_devices: int) -> TrainIterator:
+        """Open this process's data iterator for a network's images and captions.
+
+        Args:
+            image_size: side of the images, pixels.
+            tokenizer: texts to ids.
+            local_devices: devices of this process; captions are packed for each of them, and each micro-batch.
+        """
+        settings = {**self.data, "num_workers": _workers(self.data["num_workers"])}
         try:
-            data = DataConfig(sources=self.sources, image_size=image_size, seed=self.seed, **self.data)
+            data = DataConfig(
+                sources=self.sources,
+                image_size=image_size,
+                seed=self.seed,
+                group_by=self.group_by,
+                text_parts=local_devices * self.train.accumulation_steps,
+                **settings,
+            )
         except TypeError as error:
             raise TrainingError(f"config.data: {error}") from error
-        return make_train_iterator(data, tokenizer)
+        processes = jax.process_count()
+        return make_train_iterator(data, tokenizer, process_index=jax.process_index(), process_count=processes)
+
+
+def _workers(configured: int) -> int:
+    """Data workers: as configured, or one for each core that this process may use."""
+    if configured != ALL_CORES:
+        return configured
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _sources(blocks: Mapping[str, Any]) -> tuple[SourceConfig, ...]:

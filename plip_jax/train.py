@@ -1,10 +1,12 @@
 """``python -m plip_jax.train``: records -> a trained model. The only orchestrator of training; reads top to bottom.
 
 A run lives in its work directory: ``checkpoints/``, ``metrics.jsonl`` and ``curves.png``. Started again with the same
-work directory, it goes on where its newest checkpoint stands. It uses all devices of one host.
+work directory, it goes on where its newest checkpoint stands. It uses all devices of all hosts it is started on
+(docs/scale.md).
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import shlex
@@ -16,47 +18,32 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from plip_jax import sharding
+from plip_jax import distributed, sharding
 from plip_jax.api import Encoder
 from plip_jax.config_file import parse_config_args
-from plip_jax.convert.load import load_model
 from plip_jax.data.examples import open_examples
-from plip_jax.data.image import Preprocessing, normalize_pixels
+from plip_jax.data.image import normalize_pixels
 from plip_jax.data.pipeline import TrainIterator
 from plip_jax.data.records import open_records
-from plip_jax.data.tokenizer import Tokenizer, load_tokenizer, restore_tokenizer, train_tokenizer
+from plip_jax.data.warp import warp_images
 from plip_jax.evaluation import suite
-from plip_jax.model import clip
-from plip_jax.model.presets import CLIPConfig, get_preset
+from plip_jax.model import clip, flops
 from plip_jax.run_config import RunConfig
+from plip_jax.starting_point import StartingPoint, initial_params, resumed_point, starting_point
+from plip_jax.training.accumulation import AccumulatedStep
 from plip_jax.training.checkpoint import Checkpoints, Description
 from plip_jax.training.curves import draw_curves
+from plip_jax.training.feed import AgreedBatches, make_place
+from plip_jax.training.hardware import peak_flops_per_second
 from plip_jax.training.logging import ProgressLine, cut_metrics, make_writers
 from plip_jax.training.loop import Actions, Loop, Schedule, TrainingError, interrupted_by_signal
-from plip_jax.training.optim import learning_rate_schedule, make_optimizer
+from plip_jax.training.losses import get_loss
+from plip_jax.training.optim import learning_rate_schedule, make_optimizer, stop_frozen_gradients
 from plip_jax.training.provenance import check_config, environment, locked, why_not_bit_exact
-from plip_jax.training.speed import Speed
+from plip_jax.training.speed import ProfileWindow, Speed
 from plip_jax.training.state import TrainState, init_state
-from plip_jax.training.step import Task, make_train_step
-
-
-@dataclasses.dataclass(frozen=True)
-class StartingPoint:
-    """The network that is trained.
-
-    Attributes:
-        config: its sizes.
-        params: weights to fine-tune; None to draw them, or where a checkpoint holds them.
-        tokenizer: for the captions.
-        preprocessing: for evaluation, and the statistics that training pixels are normalised by.
-    """
-
-    config: CLIPConfig
-    params: dict[str, Any] | None
-    tokenizer: Tokenizer
-    preprocessing: Preprocessing
+from plip_jax.training.step import Task, UpdateRule, make_train_step
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,12 +53,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--allow-config-change", action="store_true", help="resume although the configuration or the data changed"
     )
+    parser.add_argument(
+        "--profile", default="", metavar="START:STOP", help="write a trace of these steps to WORKDIR/profile"
+    )
+    distributed.add_distributed_flags(parser)
     flags, config = parse_config_args(parser, argv)
     resume_command = shlex.join(["python", "-m", "plip_jax.train", *(sys.argv[1:] if argv is None else argv)])
     try:
+        distributed.start_from_flags(flags)  # first: it sets signal handlers of its own
         with interrupted_by_signal() as interrupted:
             run_config = RunConfig.read(config)
-            finished = train(run_config, flags.workdir, flags.allow_config_change, interrupted)
+            profile = ProfileWindow.parse(flags.profile, flags.workdir / "profile") if flags.profile else None
+            finished = train(run_config, flags.workdir, flags.allow_config_change, interrupted, profile)
     except (ValueError, ImportError) as error:
         if not _raised_by_us(error):
             raise  # a fault of ours or of a library: the traceback is what helps
@@ -88,14 +81,21 @@ def _raised_by_us(error: BaseException) -> bool:
     return Path(frames[-1].filename).resolve().is_relative_to(Path(__file__).resolve().parent)
 
 
-def train(config: RunConfig, workdir: Path, allow_change: bool, interrupted: threading.Event) -> bool:
+def train(
+    config: RunConfig,
+    workdir: Path,
+    allow_change: bool,
+    interrupted: threading.Event,
+    profile: ProfileWindow | None = None,
+) -> bool:
     """Train from where the work directory stands.
 
     Args:
         config: checked.
-        workdir: the run's folder.
+        workdir: the run's folder; with several processes, one that all of them see.
         allow_change: resume with another configuration, or other data, than the run was started with.
-        interrupted: once set, the run saves and stops.
+        interrupted: once set in any process, the run saves and stops in all of them.
+        profile: steps of which a trace is written.
 
     Returns:
         Whether the last step was reached.
@@ -107,37 +107,36 @@ def train(config: RunConfig, workdir: Path, allow_change: bool, interrupted: thr
         open_records(source.path, source.split)  # says which command makes records, before anything else is opened
     evaluation_data = suite.open_data(config.planned, open_examples)
     mesh = sharding.make_mesh()
-    with locked(workdir):
+    is_main = distributed.is_main_process()
+    with locked(workdir) if is_main else contextlib.nullcontext():
         checkpoints = Checkpoints(workdir, config.checkpoint)
         run = prepare(config, checkpoints, mesh, allow_change)
-        progress = ProgressLine(run.last_step)
-        for line in run.hello(workdir, config, mesh):
+        progress = ProgressLine(run.last_step, process=jax.process_index() if jax.process_count() > 1 else None)
+        speed, peak_source = make_speed(config, run.start, mesh)
+        for line in [*run.hello(workdir, config, mesh), f"MFU against {peak_source}"]:
             progress.say(line)
-        cut_metrics(workdir, int(run.state.step))
-        writers = make_writers(workdir, config.writers, config.flat, first_step=int(run.state.step) + 1)
+        writers = []
+        if is_main:  # the metrics are the same on every process
+            cut_metrics(workdir, int(run.state.step))
+            writers = make_writers(workdir, config.writers, config.flat, first_step=int(run.state.step) + 1)
         loop = Loop(
             run.schedule(config),
             make_actions(config, run, checkpoints, mesh, evaluation_data),
-            run.iterator,
+            run.batches,
             writers,
             progress,
             interrupted,
-            Speed(
-                context_length=run.start.config.text.context_length,
-                forward_flops=lambda lengths: 0.0,  # the data do not count live tokens yet
-                peak_flops_per_second=None,
-                device_count=mesh.size,
-                process_count=jax.process_count(),
-            ),
+            speed,
+            profile if is_main else None,
         )
         try:
             finished = loop.run(run.state)
         finally:
             checkpoints.close()  # lets the last write land
-            run.iterator.close()
+            run.batches.close()
             for writer in writers:
                 writer.close()
-        if finished:
+        if finished and is_main:
             curves = draw_curves(workdir)
             progress.say(f"done: {workdir}" + (f", curves in {curves}" if curves else ""))
         return finished
@@ -149,7 +148,8 @@ class Run:
 
     Attributes:
         start: the network.
-        iterator: the batches, behind those that are done.
+        iterator: the data.
+        batches: its batches, behind those that are done.
         state: drawn, loaded or restored.
         take_step: the jitted step.
         total_steps: length of the schedule.
@@ -161,6 +161,7 @@ class Run:
 
     start: StartingPoint
     iterator: TrainIterator
+    batches: AgreedBatches
     state: TrainState
     take_step: Callable[..., tuple[TrainState, Any]]
     total_steps: int
@@ -173,10 +174,13 @@ class Run:
         """What is about to run, in lines."""
         count = sum(leaf.size for leaf in jax.tree.leaves(self.state.params))
         step = int(self.state.step)
+        rows = self.iterator.packed_rows
         return [
             f"{workdir}: {count:,} parameters, {self.iterator.num_examples} records, batch "
             f"{config.data['global_batch_size']}, {self.total_steps} steps, "
-            f"{mesh.size} {jax.default_backend()} devices",
+            f"{mesh.size} {jax.default_backend()} devices"
+            + (f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""),
+            *([f"captions packed into {rows} rows a device"] if rows else []),
             *([f"resuming at step {step}"] if step else []),
             *(f"changed: {change}" for change in self.changes),
             *(f"not bit-exact: {reason}" for reason in self.not_bit_exact),
@@ -191,7 +195,8 @@ class Run:
             eval_interval_steps=config.train.eval_interval_steps,
             checkpoint_interval_steps=config.train.checkpoint_interval_steps,
             log_interval_steps=config.train.log_interval_steps,
-            max_skipped_steps=1,
+            max_skipped_steps=config.train.max_skipped_steps,
+            stall_limit_seconds=config.train.stall_limit_seconds,
         )
 
 
@@ -200,37 +205,68 @@ def prepare(config: RunConfig, checkpoints: Checkpoints, mesh: Any, allow_change
     resumed = checkpoints.describe() if checkpoints.latest_step is not None else None
     changes = check_config(resumed.config, config.flat, allow_change=allow_change) if resumed else []
     start = resumed_point(resumed, checkpoints) if resumed else starting_point(config)
-    iterator = config.make_iterator(start.config.vision.image_size, start.tokenizer)
+    iterator = config.make_iterator(start.config.vision.image_size, start.tokenizer, len(mesh.local_devices))
+    check_same_packing(iterator)
     total_steps = config.train.total_steps(iterator.steps_per_epoch)
     optimizer = make_optimizer(config.optim, total_steps)
-    step_function = make_train_step(
-        make_task(config, start), optimizer, learning_rate_schedule(config.optim, total_steps)
+    place_state = functools.partial(sharding.params_sharding, mesh, strategy=config.train.params_sharding)
+    init = functools.partial(
+        init_state,
+        initial_params(config, start),
+        optimizer,
+        place_state,
+        keep_ema=config.train.ema_decay > 0,
     )
-    init = functools.partial(init_state, initial_params(config, start), optimizer, sharding.replicated(mesh))
     environments = list(resumed.environments) if resumed else []
     reasons = why_not_bit_exact(environments) if resumed else []
     if environment() not in environments:
         environments.append(environment())
     if resumed:
         changes += restore_position(iterator, resumed.data_state, allow_change)
-
-    def take_step(state: TrainState, batch: Mapping[str, Any]) -> tuple[TrainState, Any]:
-        placed = sharding.put_batch(mesh, {name: batch[name] for name in ("image", "tokens")})
-        state, metrics = step_function(state, placed)
-        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-        return state, {**metrics, "skipped_in_row": (~finite).astype(jnp.float32)}
-
+        state = restore(checkpoints, init, place_state)
+    else:
+        state = init()
     return Run(
         start=start,
         iterator=iterator,
-        state=restore(checkpoints, init, mesh) if resumed else init(),
-        take_step=take_step,
+        batches=AgreedBatches(iterator),
+        state=state,
+        take_step=make_take_step(config, start, mesh, optimizer, total_steps, place_state(state)),
         total_steps=total_steps,
         last_step=min(total_steps, config.train.stop_at_step or total_steps),
         changes=changes,
         environments=environments,
         not_bit_exact=reasons,
     )
+
+
+def check_same_packing(iterator: TrainIterator) -> None:
+    """Refuse processes that would run different programs."""
+    rows = sharding.values_of_processes(iterator.packed_rows or 0)
+    if len(set(rows)) > 1:
+        raise TrainingError(
+            f"the processes pack captions into different numbers of rows ({rows}): they read different records. "
+            "Give all of them the same, and look with python -m data_prep.verify whether one cannot read some"
+        )
+
+
+def make_take_step(
+    config: RunConfig, start: StartingPoint, mesh: Any, optimizer: Any, total_steps: int, state_sharding: Any
+) -> Callable[[TrainState, Mapping[str, Any]], tuple[TrainState, Any]]:
+    """The step on a host batch: in one pass, or in two where the batch is cut into micro-batches."""
+    task = make_task(config, start, mesh)
+    rule = UpdateRule(
+        optimizer,
+        learning_rate_schedule(config.optim, total_steps),
+        task.loss.logit_scale_range,
+        config.train.ema_decay,
+    )
+    micro_batches = config.train.accumulation_steps
+    if micro_batches > 1:
+        in_two_passes = AccumulatedStep(task, rule, mesh, micro_batches, state_sharding)
+        return lambda state, batch: in_two_passes(state, make_place(mesh, batch, micro_batches))
+    in_one_pass = make_train_step(task, rule, state_sharding)
+    return lambda state, batch: in_one_pass(state, make_place(mesh, batch)(0))
 
 
 def make_actions(config: RunConfig, run: Run, checkpoints: Checkpoints, mesh: Any, evaluation_data: Any) -> Actions:
@@ -243,70 +279,36 @@ def make_actions(config: RunConfig, run: Run, checkpoints: Checkpoints, mesh: An
     )
 
     def save(state: TrainState, scores: Mapping[str, float]) -> None:
-        here = dataclasses.replace(description, data_state=run.iterator.get_state(), metrics=dict(scores))
+        here = dataclasses.replace(description, data_state=run.batches.get_state(), metrics=dict(scores))
         checkpoints.save(state, here, run.start.tokenizer.files)
         check_best_metric(config.checkpoint.best_metric, scores)
 
     return Actions(
-        run.take_step, make_evaluate(config, run.start, mesh, evaluation_data), save, lambda: checkpoints.latest_step
+        run.take_step,
+        make_evaluate(config, run.start, mesh, evaluation_data),
+        save,
+        lambda: checkpoints.latest_step,
+        sharding.any_process,
     )
 
 
-def resumed_point(resumed: Description, checkpoints: Checkpoints) -> StartingPoint:
-    """What the newest checkpoint says it holds; the starting weights are not read again."""
-    return StartingPoint(
-        config=CLIPConfig.from_dict(resumed.model_config),
-        params=None,
-        tokenizer=restore_tokenizer(checkpoints.read_tokenizer_files()),
-        preprocessing=Preprocessing.from_dict(resumed.preprocessing),
+def make_speed(config: RunConfig, start: StartingPoint, mesh: Any) -> tuple[Speed, str]:
+    """What a step multiplies and what a device could at best; and where that comes from."""
+    # `Speed` counts a backward pass of twice the forward pass; a frozen tower has none.
+    image_share, text_share = (1 / 3 if tower in config.optim.frozen_towers else 1 for tower in ("vision", "text"))
+    image_flops = image_share * flops.image_flops(start.config, config.model.patch_dropout)
+    peak, source = peak_flops_per_second(mesh.local_devices[0], config.model.compute_dtype)
+    speed = Speed(
+        forward_flops=lambda lengths: len(lengths) * image_flops + text_share * flops.text_flops(start.config, lengths),
+        peak_flops_per_second=peak,
+        device_count=mesh.size,
+        process_count=jax.process_count(),
     )
+    return speed, f"{peak / 1e12:.3g} TFLOP/s a device ({source})"
 
 
-def starting_point(config: RunConfig) -> StartingPoint:
-    """The network of a new run: loaded, or of a preset's sizes with a tokenizer given or learned."""
-    if config.model.init_from:
-        loaded = load_model(config.model.init_from)
-        tokenizer = loaded.tokenizer
-        if config.model.tokenizer:
-            tokenizer = load_tokenizer(config.model.tokenizer, context_length=loaded.config.text.context_length)
-            if (tokenizer.vocab_size, tokenizer.eot_token_id) != (
-                loaded.config.text.vocab_size,
-                loaded.config.text.eot_token_id,
-            ):
-                raise TrainingError(
-                    f"model.tokenizer {config.model.tokenizer}: expected the vocabulary of the starting weights "
-                    f"({loaded.config.text.vocab_size} ids, end of text {loaded.config.text.eot_token_id}), got "
-                    f"{tokenizer.vocab_size} and {tokenizer.eot_token_id}; leave it empty to use theirs"
-                )
-        return StartingPoint(loaded.config, loaded.params, tokenizer, loaded.preprocessing)
-    network = get_preset(config.model.preset)
-    context_length = network.text.context_length
-    if config.model.tokenizer:
-        tokenizer = load_tokenizer(config.model.tokenizer, context_length=context_length)
-    else:
-        captions = (
-            caption
-            for source in config.sources
-            for record in open_records(source.path, source.split)
-            for caption in record.captions
-        )
-        tokenizer = train_tokenizer(captions, vocab_size=network.text.vocab_size, context_length=context_length)
-    text = dataclasses.replace(network.text, vocab_size=tokenizer.vocab_size, eot_token_id=tokenizer.eot_token_id)
-    return StartingPoint(
-        config=dataclasses.replace(network, text=text),
-        params=None,
-        tokenizer=tokenizer,
-        preprocessing=Preprocessing(image_size=network.vision.image_size),
-    )
-
-
-def initial_params(config: RunConfig, start: StartingPoint) -> dict[str, Any] | Callable[[], dict[str, Any]]:
-    """The weights to fine-tune, or the function that draws them."""
-    return start.params or (lambda: clip.build(start.config).init(jax.random.key(config.seed)))
-
-
-def make_task(config: RunConfig, start: StartingPoint) -> Task:
-    """The encoders and the loss; pixels travel as uint8 and are normalised on the device."""
+def make_task(config: RunConfig, start: StartingPoint, mesh: Any) -> Task:
+    """The encoders and the loss; pixels travel as uint8 and are warped and normalised on the device."""
     model = clip.build(
         start.config,
         compute_dtype=config.model.compute_dtype,
@@ -314,18 +316,30 @@ def make_task(config: RunConfig, start: StartingPoint) -> Task:
         patch_dropout=config.model.patch_dropout,
     )
 
-    def encode_image(params: Any, image: jax.Array, keys: jax.Array) -> jax.Array:
-        return model.encode_image(params, normalize_pixels(image, start.preprocessing), keys)
+    def encode_image(params: Any, batch: Mapping[str, Any], keys: jax.Array) -> jax.Array:
+        pixels = warp_images(batch["image"], batch["warp"]) if "warp" in batch else batch["image"]
+        return model.encode_image(params, normalize_pixels(pixels, start.preprocessing), keys)
 
-    return Task(encode_image, model.encode_text, config.loss, config.seed)
+    def encode_text(params: Any, text: Any) -> jax.Array:
+        return model.encode_packed_text(params, text) if isinstance(text, Mapping) else model.encode_text(params, text)
+
+    def prepare_params(params: Any) -> Any:
+        return stop_frozen_gradients(config.optim, sharding.gather_params(mesh, params, config.train.params_sharding))
+
+    return Task(encode_image, encode_text, get_loss(config.loss, mesh), config.seed, prepare_params)
 
 
-def restore(checkpoints: Checkpoints, init: Callable[[], TrainState], mesh: Any) -> TrainState:
+def restore(
+    checkpoints: Checkpoints, init: Callable[[], TrainState], place_state: Callable[[Any], TrainState]
+) -> TrainState:
     """The newest checkpoint's state, on the devices."""
-    where = sharding.replicated(mesh)
     shapes = jax.eval_shape(init)
     return checkpoints.restore(
-        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes)
+        jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            shapes,
+            place_state(shapes),
+        )
     )
 
 
@@ -353,7 +367,11 @@ def make_evaluate(config: RunConfig, start: StartingPoint, mesh: Any, data: Any)
         mesh=mesh,
     )
 
+    # Once, and not in every batch: an encoder on split weights would gather activations in each of its layers.
+    gather = jax.jit(lambda params: params, out_shardings=sharding.replicated(mesh))
+
     def evaluate(params: Any) -> dict[str, float]:
+        params = params if config.train.params_sharding == "replicated" else gather(params)
         results = suite.evaluate(
             config.planned,
             data,

@@ -17,7 +17,8 @@ ALLOWED = {
     "convert": {"model", "data.tokenizer", "data.image", "training.checkpoint", "training.interpolation"},
     "api": {"convert", "data", "model", "sharding"},
     "config_file": set(),
-    "run_config": {"config_file", "data", "evaluation", "training"},
+    "run_config": {"config_file", "data", "evaluation", "sharding", "training"},
+    "starting_point": {"convert", "data", "model", "run_config", "training"},
 }
 # A library and the only place that may import it.
 HOMES = {

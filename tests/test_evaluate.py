@@ -380,7 +380,7 @@ def test_the_shipped_configs_are_valid():
     assert absent == {}
     overrides = ["tasks.kather.data=x"]
     planned, absent = program.plan(program._read_config(load_config("configs/eval_plip.py", overrides)))
-    assert set(absent) == {"pannuke", "digestpath", "wsss4luad"}
+    assert set(absent) == {"pannuke", "digestpath", "wsss4luad", "heldout"}
 
 
 @pytest.mark.realdata
@@ -399,7 +399,7 @@ def test_kathers_prompts_on_real_tiles_of_three_regions(realdata, checkpoint, tm
     assert kather["constant_class"]["metrics"]["weighted_f1"] == pytest.approx(200 / 354 * 100 / 254, abs=1e-15)
     assert kather["missing_classes"] == ["DEB", "LYM", "MUC", "MUS", "STR", "TUM"]
     assert np.sum(kather["confusion"]["counts"]) == 254
-    assert set(evaluation["absent"]) == {"pannuke", "digestpath", "wsss4luad"}
+    assert set(evaluation["absent"]) == {"pannuke", "digestpath", "wsss4luad", "heldout"}
 
 
 def test_a_file_where_the_report_should_go_is_refused_at_once(tmp_path, checkpoint, config_path, class_folders, capsys):

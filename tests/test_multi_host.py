@@ -125,6 +125,9 @@ def train_command(records: Path, workdir: Path) -> list[str]:
         "--config.model.compute_dtype=float32",
         "--config.optim.eps=1e-4",  # see small_training.OPTIMIZER
         "--config.optim.learning_rate=1e-3",
+        # Each process cuts its own rows: the parts and their random keys must still make up the one batch.
+        "--config.train.accumulation_steps=2",
+        "--config.model.patch_dropout=0.25",
     ]
 
 

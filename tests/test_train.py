@@ -1,7 +1,6 @@
 """The training program: runs, resumes, refuses, and ends with the same bits when it is killed."""
 
 import dataclasses
-import io
 import json
 import os
 import shutil
@@ -14,14 +13,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from small_records import write_tiles
 
 from data_prep.shards import RecordsWriter
 from plip_jax import train as program
 from plip_jax.config_file import load_config
 from plip_jax.convert.load import load_model
 from plip_jax.data.image import Preprocessing
-from plip_jax.data.records import Record, open_records
+from plip_jax.data.records import open_records
 from plip_jax.data.tokenizer import train_tokenizer
 from plip_jax.export import export
 from plip_jax.training.checkpoint import read_model
@@ -34,20 +33,7 @@ RECORDS, STEPS, CHECKPOINT_EVERY = 40, 10, 2
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory) -> Path:
-    """Forty small images whose caption names their colour."""
-    folder = tmp_path_factory.mktemp("data") / "records"
-    rng = np.random.default_rng(0)
-    colours = {"red": (200, 40, 40), "blue": (40, 40, 200), "pink": (230, 150, 190), "white": (240, 240, 240)}
-    with RecordsWriter(folder) as writer:
-        for index in range(RECORDS):
-            name, colour = list(colours.items())[index % 4]
-            pixels = np.clip(np.asarray(colour) + rng.normal(0, 20, (40, 44, 3)), 0, 255).astype(np.uint8)
-            png = io.BytesIO()
-            Image.fromarray(pixels).save(png, "PNG")
-            split = "test" if index >= 32 else "train"
-            captions = (f"a {name} tile number {index}", f"{name} tissue, section {index}")
-            writer.write(Record(id=f"tile{index}", image=png.getvalue(), captions=captions, label=name), split)
-    return folder
+    return write_tiles(tmp_path_factory.mktemp("data") / "records", count=RECORDS)
 
 
 def arguments(records: Path, workdir: Path, *more: str) -> list[str]:
@@ -298,11 +284,19 @@ def test_a_work_directory_has_one_trainer_and_is_a_folder(records, tmp_path, cap
     assert "expected a folder" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(records, tmp_path, capsys):
-    more = ("--config.optim.learning_rate=1e38", "--config.optim.warmup_steps=0", "--config.eval.tasks.heldout.data=")
+def test_updates_that_are_not_finite_are_skipped_and_then_stop_the_run(records, tmp_path, capsys):
+    more = (
+        "--config.optim.learning_rate=1e38",
+        "--config.optim.warmup_steps=0",
+        "--config.eval.tasks.heldout.data=",
+        "--config.train.checkpoint_interval_steps=0",
+        "--config.train.max_skipped_steps=3",
+    )
     assert program.main(arguments(records, tmp_path / "run", *more)) == 1
     message = capsys.readouterr().err
-    assert "loss is nan" in message
+    assert "step 2 is skipped, nothing is updated" in message
+    assert "step 3: " in message
+    assert "update_ratio is inf" in message
     assert "nothing of it is saved, there is no checkpoint yet" in message
     assert "records/" in message  # where the records of that batch are
 

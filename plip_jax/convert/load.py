@@ -102,7 +102,7 @@ def load_model(source: str | Path, *, which: Which = "latest", weights: Weights 
     if "://" in str(source):  # a Path would make one slash of two
         if not is_workdir(source):
             raise SourceError(f"{source}: expected the workdir of a run, with checkpoints/ in it, at a URL")
-        return _load_workdir(source, which)
+        return _load_workdir(source, which, weights)
     folder = Path(source).expanduser()
     if folder.is_dir():
         if is_workdir(folder):
@@ -216,7 +216,7 @@ def hash_params(params: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _load_workdir(folder: Path, which: Which, weights: Weights) -> LoadedModel:
+def _load_workdir(folder: str | Path, which: Which, weights: Weights) -> LoadedModel:
     files = read_model(folder, which, weights)
     return LoadedModel(
         config=CLIPConfig.from_dict(files.description.model_config),

@@ -1,6 +1,5 @@
 """What the devices of a run can do at best, and how much of their memory it took."""
 
-import resource
 import sys
 import time
 from typing import Any
@@ -118,5 +117,9 @@ def peak_memory() -> dict[str, float]:
     peaks = [stats["peak_bytes_in_use"] for stats in counted if "peak_bytes_in_use" in stats]
     if peaks:
         return {"peak_memory_bytes": float(max(peaks))}
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return {}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"host_peak_memory_bytes": float(peak if sys.platform == "darwin" else peak * 1024)}  # KiB but on a Mac

@@ -97,6 +97,7 @@ class _Pending:
     done: Moment | None
     index: np.ndarray
     text_lengths: np.ndarray | None
+    computed_tokens: int
 
 
 @contextmanager
@@ -166,6 +167,7 @@ class Loop:
         self._progress = progress
         self._stop = _Stop(interrupted, actions.agree if speed.process_count > 1 else None)
         self._timer = StepTimer(speed, schedule.global_batch_size)
+        self._process_count = speed.process_count
         self._profiler = Profiler(profile, progress.say)
         self._stalls = StallWatch(schedule.stall_limit_seconds, progress.warn)
         self._pending: _Pending | None = None
@@ -218,7 +220,8 @@ class Loop:
         done = self._timer.moment() if _is_ready(metrics["loss"]) else None
         # Reading a step's metrics after the next is under way keeps the device busy.
         self._write_pending()
-        self._pending = _Pending(step, metrics, done, batch["index"], batch.get("text_length"))
+        computed_tokens = np.size(batch["packed"]["tokens"] if "packed" in batch else batch["tokens"])
+        self._pending = _Pending(step, metrics, done, batch["index"], batch.get("text_length"), computed_tokens)
         if compiles or self._profiler.stops(step):
             self._write_pending()
             if self._profiler.stops(step):
@@ -228,15 +231,17 @@ class Loop:
 
     def _evaluate_and_save(self, step: int, state: TrainState) -> None:
         self._write_pending()
-        scores: dict[str, float] = {}
         try:
             scores = self._actions.evaluate(state.params if state.ema is None else state.ema)
-        finally:
-            # Also where evaluation fails: the steps until here are not lost with it.
-            if scores:
-                for writer in self._writers:
-                    writer.write(step, scores)
-            self._save(step, state, scores)
+        except BaseException:
+            # The steps until here are not lost with it; but a save takes all processes, and this one may fail alone.
+            if self._process_count == 1:
+                self._save(step, state, {})
+            raise
+        if scores:
+            for writer in self._writers:
+                writer.write(step, scores)
+        self._save(step, state, scores)
         if scores:
             shown = "  ".join(f"{name.removeprefix('eval/')} {scores[name]:.3f}" for name in headlines(scores))
             self._progress.say(f"step {step}  {shown}")
@@ -256,7 +261,7 @@ class Loop:
         pending, self._pending = self._pending, None
         step = pending.step
         scalars = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
-        self._timer.end_step(pending.done or self._timer.moment(), pending.text_lengths)
+        self._timer.end_step(pending.done or self._timer.moment(), pending.text_lengths, pending.computed_tokens)
         is_skipped = scalars["skipped_in_row"] > 0
         is_logged = _is_due(step, self._schedule.log_interval_steps) or step == self._schedule.last_step
         if is_logged:
@@ -275,7 +280,7 @@ class Loop:
         places = [self._batches.where(int(index)) for index in pending.index[:_SHOWN_RECORDS]]
         more = len(pending.index) - len(places)
         records = ", ".join(places) + (f" and {more} more" if more else "")
-        what = f"loss is {scalars['loss']:.4g} and grad_norm {scalars['grad_norm']:.4g}"
+        what = ", ".join(f"{name} is {scalars[name]:.4g}" for name in ("loss", "grad_norm", "update_ratio"))
         in_row = int(scalars["skipped_in_row"])
         if in_row < self._schedule.max_skipped_steps:
             self._progress.warn(

@@ -22,7 +22,6 @@ class Speed:
     """What turns the time of a step into rates.
 
     Attributes:
-        context_length: tokens of a padded caption.
         forward_flops: text lengths int [b] of this process's batch -> FLOPs of the forward pass of its pairs, dead
             tokens and recomputation not counted; a multiplication and its addition are two.
         peak_flops_per_second: of one device, see `plip_jax.training.hardware`; None where it is not known.
@@ -30,7 +29,6 @@ class Speed:
         process_count: how many run the same step.
     """
 
-    context_length: int
     forward_flops: Callable[[np.ndarray], float]
     peak_flops_per_second: float | None
     device_count: int
@@ -89,12 +87,13 @@ class StepTimer:
         """Count the next step in nothing: it compiles."""
         self._last = None
 
-    def end_step(self, end: Moment, text_lengths: np.ndarray | None) -> None:
+    def end_step(self, end: Moment, text_lengths: np.ndarray | None, computed_tokens: int) -> None:
         """Count a step.
 
         Args:
             end: when it had finished.
             text_lengths: live tokens of each caption of this process's batch, int [b]; None where nobody counts them.
+            computed_tokens: live or not, of the rows that the text tower was given.
         """
         start, self._last = self._last, end
         if start is None:
@@ -104,7 +103,7 @@ class StepTimer:
         if text_lengths is not None:
             self._flops += _FLOPS_OF_A_STEP * self._speed.forward_flops(text_lengths)
             self._live_tokens += int(text_lengths.sum())
-            self._all_tokens += len(text_lengths) * self._speed.context_length
+            self._all_tokens += computed_tokens
 
     def take_interval(self) -> dict[str, float]:
         """The metrics of the steps since the last call; empty if none was steady.

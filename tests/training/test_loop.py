@@ -25,7 +25,7 @@ SCHEDULE = Schedule(
     log_interval_steps=1,
     max_skipped_steps=3,
 )
-SPEED = Speed(8, lambda lengths: 10.0 * lengths.sum(), 1e6, device_count=2, process_count=1)
+SPEED = Speed(lambda lengths: 10.0 * lengths.sum(), 1e6, device_count=2, process_count=1)
 
 
 class Batches:
@@ -42,7 +42,7 @@ class Batches:
         if self._made == self._slow_step:
             time.sleep(self._slow_seconds)
         index = np.arange(BATCH) + BATCH * (self._made - 1)
-        return {"index": index, "text_length": np.full(BATCH, 4, np.int32)}
+        return {"index": index, "tokens": np.zeros((BATCH, 8)), "text_length": np.full(BATCH, 4, np.int32)}
 
     def where(self, index):
         return f"shard:{index}"
@@ -96,7 +96,7 @@ class Run:
         bad = step in self._not_finite
         self._in_row = self._in_row + 1 if bad else 0
         values = {"loss": np.nan if bad else 1 / step, "grad_norm": np.inf if bad else 2.0}
-        values |= {"skipped_steps": 0.0, "skipped_in_row": float(self._in_row)}
+        values |= {"update_ratio": 0.0, "skipped_steps": 0.0, "skipped_in_row": float(self._in_row)}
         metrics = {name: jnp.float32(value) for name, value in values.items()}
         return dataclasses.replace(state, step=np.int32(step)), metrics
 
@@ -131,7 +131,7 @@ def test_a_step_that_is_not_finite_is_said_once_and_training_goes_on(tmp_path):
     assert run()
     skipped = [line for line in run.said if "is skipped" in line]
     assert [line.split()[1] for line in skipped] == ["3", "4", "6", "7"]
-    assert "loss is nan and grad_norm inf" in skipped[0]
+    assert "loss is nan, grad_norm is inf" in skipped[0]
     places = ", ".join(f"shard:{index}" for index in range(24, 32))
     assert f"(records of the batch: {places} and 4 more)" in skipped[0]
     # Between the logged intervals too, and with what JSON has no number for.
@@ -146,7 +146,7 @@ def test_too_many_in_a_row_stop_the_run_and_nothing_of_it_is_saved(tmp_path):
     with pytest.raises(TrainingError) as stopped:
         run()
     message = str(stopped.value)
-    assert message.startswith("step 8: loss is nan and grad_norm inf. ")
+    assert message.startswith("step 8: loss is nan, grad_norm is inf, update_ratio is 0. ")
     assert "3 times in a row" in message
     assert "the newest whole checkpoint is of step 4" in message
     assert message.endswith("shard:90, shard:91 and 4 more")

@@ -11,7 +11,6 @@ from plip_jax.training import speed as module
 from plip_jax.training.speed import Moment, ProfileWindow, Speed, StallWatch, StepTimer
 
 SPEED = Speed(
-    context_length=10,
     forward_flops=lambda lengths: 100.0 * lengths.sum(),
     peak_flops_per_second=750.0,
     device_count=4,
@@ -32,7 +31,7 @@ def test_an_interval_counts_steady_steps_only(clock):
     def end_step(seconds: float, waited: float) -> None:
         clock.seconds += seconds
         timer.add_wait(waited)
-        timer.end_step(timer.moment(), np.array([2, 4], np.int32))
+        timer.end_step(timer.moment(), np.array([2, 4], np.int32), 20)
 
     assert timer.take_interval() == {}
     timer.leave_out_next()
@@ -64,11 +63,11 @@ def test_an_interval_counts_steady_steps_only(clock):
 
 
 def test_without_a_peak_or_lengths_nothing_is_made_up():
-    timer = StepTimer(Speed(10, SPEED.forward_flops, None, 1, 1), global_batch_size=4)
-    timer.end_step(Moment(0.0, 0.0), None)
-    timer.end_step(Moment(1.0, 0.0), None)
+    timer = StepTimer(Speed(SPEED.forward_flops, None, 1, 1), global_batch_size=4)
+    timer.end_step(Moment(0.0, 0.0), None, 20)
+    timer.end_step(Moment(1.0, 0.0), None, 20)
     assert "live_token_share" not in timer.take_interval()
-    timer.end_step(Moment(2.0, 0.0), np.array([5, 5]))
+    timer.end_step(Moment(2.0, 0.0), np.array([5, 5]), 20)
     metrics = timer.take_interval()
     assert metrics["model_flops_per_second"] == 3000.0
     assert "mfu" not in metrics
