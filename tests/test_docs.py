@@ -1,4 +1,4 @@
-"""The training commands of docs/ are understood by the program: every flag and every field of the configuration."""
+"""The training commands of README.md and docs/ are understood: every flag, every field."""
 
 import re
 import shlex
@@ -12,14 +12,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def training_commands() -> list[str]:
-    text = "\n".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
+    text = "\n".join(path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
     blocks = re.findall(r"^```(?:sh|yaml)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [line.split("plip_jax.train", 1)[1] for line in lines if "plip_jax.train" in line]
 
 
 def test_there_are_commands():
-    assert len(training_commands()) >= 5
+    assert len(training_commands()) >= 6
 
 
 @pytest.mark.parametrize("command", training_commands())
