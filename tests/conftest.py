@@ -6,7 +6,9 @@ from pathlib import Path
 
 # Before jax is imported anywhere: the CPU backend, with eight devices for the sharding tests.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_FLAGS = ["--xla_force_host_platform_device_count=8"]
+# Nearly all the time of a test is compilation, which takes half as long without LLVM's optimisations; the operations of
+# the program, and so its numbers, are the same.
+_FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
 if int(importlib.metadata.version("jaxlib").split(".")[1]) >= 10:
     # Eight devices on two busy cores can meet late; the default ends the process after 40 s. 0.7.2 lacks the flag, and
     # an unknown flag ends the process too.
