@@ -30,7 +30,7 @@ from plip_jax.data.image import ImageError, Preprocessing, decode_image, preproc
 from plip_jax.evaluation import report, suite, wise_ft
 from plip_jax.evaluation.embeddings import EvaluationError
 from plip_jax.evaluation.examples import Examples
-from plip_jax.evaluation.tasks import TaskResult
+from plip_jax.evaluation.task import TaskResult
 
 # Of evaluation.json: changes when a reader of the older layout would misread the newer one.
 FORMAT_VERSION = 1

@@ -1,13 +1,17 @@
-"""Labelled or captioned images for evaluation: a records folder, or a folder of class folders.
+"""Labelled or captioned images for evaluation: a records folder, a built TFDS set, or a folder of class folders.
 
-Both open as a sequence of `Record`, in a fixed order, read one at a time.
+Each opens as a sequence of `Example`, in a fixed order, read one at a time, with a ``fingerprint`` of its images.
 """
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import overload
 
-from plip_jax.data.records import Record, is_records_folder, open_records, read_manifest, records_root
+from plip_jax.data.example import Example
+from plip_jax.data.records import RecordFolder, is_records_folder, open_records, read_manifest, records_root
+from plip_jax.data.tfds_folder import TfdsFolder, is_tfds_folder
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".avif", ".ppm")
 
@@ -16,51 +20,82 @@ class ExamplesError(ValueError):
     """A path holds no examples; the message says what was found and what is expected."""
 
 
-class ClassFolders(Sequence[Record]):
-    """Images in class folders as records: the id is the path below the root, the label the class folder's name.
+class Records(Sequence[Example]):
+    """A records folder's split as examples.
+
+    Attributes:
+        fingerprint: of the shards' content.
+    """
+
+    def __init__(self, folder: RecordFolder) -> None:
+        self._folder = folder
+        self.fingerprint = folder.fingerprint
+
+    def __len__(self) -> int:
+        return len(self._folder)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        record = self._folder[index]
+        attributes = {"source": record.source}
+        return Example(record.id, record.image, record.captions, record.label, (), "", "", record.group_id, attributes)
+
+
+class ClassFolders(Sequence[Example]):
+    """Images in class folders as examples: the id is the path below the root, the label the class folder's name.
 
     Attributes:
         path: The folder of class folders.
         class_names: Names of the class folders with at least one image, sorted.
+        fingerprint: Of the files' places, sizes and times.
     """
 
     def __init__(self, path: Path, files: Sequence[tuple[str, Path]]) -> None:
         self.path = path
         self.class_names = tuple(sorted({label for label, _ in files}))
         self._files = tuple(files)
+        known = [(f.relative_to(path).as_posix(), f.stat().st_size, f.stat().st_mtime_ns) for _, f in files]
+        self.fingerprint = hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._files)
 
     @overload
-    def __getitem__(self, index: int) -> Record: ...
+    def __getitem__(self, index: int) -> Example: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Record]: ...
-    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+    def __getitem__(self, index: slice) -> list[Example]: ...
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         label, file = self._files[index]
-        relative = file.relative_to(self.path).as_posix()
-        return Record(relative, file.read_bytes(), (), group_id=relative, source=self.path.name, label=label)
+        return Example(file.relative_to(self.path).as_posix(), file.read_bytes(), label=label)
 
 
-def open_examples(path: str | Path, split: str | None = None) -> Sequence[Record]:
-    """Open a records folder or a folder of class folders.
+def open_examples(path: str | Path, split: str | None = None) -> Records | TfdsFolder | ClassFolders:
+    """Open a records folder, a built TFDS set, or a folder of class folders.
 
     Args:
         path: For class folders, `path/CLASS/**/IMAGE`, or `path/SPLIT/CLASS/**/IMAGE` when a split is named. Hidden
             files, `__MACOSX` and files without an image suffix are passed over.
-        split: Of a records folder; None takes its only split.
+        split: Of a records folder; None takes its only split. Of a built set ``SCHEME/PART``, or a part of its default
+            scheme.
 
     Raises:
-        ExamplesError: Neither kind of folder, no image in it, or splits and none named.
+        ExamplesError: None of these kinds of folder, no image in it, or splits and none named.
         RecordError: The records folder has no such split, or is damaged.
     """
     path = Path(path)
     if not path.is_dir():
         raise ExamplesError(f"{path} is not a folder. {_EXPECTED}")
     if is_records_folder(path):
-        return open_records(path, split or _only_split(path))
+        return Records(open_records(path, split or _only_split(path)))
+    if is_tfds_folder(path):
+        return TfdsFolder(path, split)
     root = path if split is None else path / split
     if not root.is_dir():
         raise ExamplesError(f"{path} has no folder {split!r}; found {_listing(path)}. {_EXPECTED}")
@@ -82,7 +117,8 @@ def open_examples(path: str | Path, split: str | None = None) -> Sequence[Record
 
 
 _EXPECTED = (
-    "Expected a records folder (made by python -m data_prep.build), or a folder with one folder of images a class: "
+    "Expected a records folder (made by python -m data_prep.build), a set built by python -m data_prep.tfds.build, "
+    "or a folder with one folder of images a class: "
     f"PATH/CLASS/NAME with one of the suffixes {' '.join(IMAGE_SUFFIXES)}."
 )
 

@@ -19,7 +19,8 @@ class Embeddings:
 
     Attributes:
         ids: one a row, none twice.
-        features: float32 [N, D], L2-normalised on construction.
+        features: float32 [N, D], L2-normalised on construction unless ``normalize`` is false.
+        normalize: false for features that are published as they are (MuDiPath's).
 
     Raises:
         EvaluationError: rows and ids differ in number, an id is there twice, a row is not finite or all zero.
@@ -27,6 +28,7 @@ class Embeddings:
 
     ids: tuple[str, ...]
     features: np.ndarray
+    normalize: bool = True
 
     def __post_init__(self) -> None:
         if np.ndim(self.features) != 2 or len(self.features) != len(self.ids):
@@ -35,10 +37,15 @@ class Embeddings:
             seen: set[str] = set()
             twice = next(name for name in self.ids if name in seen or seen.add(name))
             raise EvaluationError(f"expected each id once, got {twice!r} at least twice; each example counts once")
-        object.__setattr__(self, "features", normalize_rows(self.features, names=self.ids))
+        normalized = normalize_rows(self.features, names=self.ids)  # checks the rows, too
+        object.__setattr__(self, "features", normalized if self.normalize else np.asarray(self.features, np.float32))
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def take(self, rows: np.ndarray) -> "Embeddings":
+        """The embeddings of some rows, in the order given."""
+        return Embeddings(tuple(self.ids[row] for row in rows), self.features[rows], self.normalize)
 
 
 def normalize_rows(features: np.ndarray, *, names: tuple[str, ...] | None = None) -> np.ndarray:

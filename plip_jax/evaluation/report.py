@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from plip_jax.evaluation.tasks import GalleryRow
+from plip_jax.evaluation.task import GalleryRow
 
 _RIGHT, _WRONG = "#1a7f37", "#c8ccd1"
 _TEXT, _QUIET = "#1f2328", "#57606a"

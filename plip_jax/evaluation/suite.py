@@ -1,4 +1,4 @@
-"""Several tasks on several splits: what a config asks for, checked first, each split embedded once."""
+"""Several tasks on several splits for several models: planned and checked first, each split embedded once."""
 
 import dataclasses
 import functools
@@ -9,7 +9,8 @@ import numpy as np
 
 from plip_jax.evaluation.embeddings import Embeddings, EvaluationError
 from plip_jax.evaluation.examples import EncodeImages, EncodeImagesOfModels, Examples, RecordLike
-from plip_jax.evaluation.tasks import Task, TaskConfig, TaskResult, make_task
+from plip_jax.evaluation.task import TEST, EncodeText, Inputs, Model, Task, TaskResult
+from plip_jax.evaluation.tasks import make_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +27,20 @@ class PlannedTask:
 
     name: str
     task: Task
-    config: TaskConfig
+    config: Any
     data: str
     split: str
 
     @property
     def source(self) -> tuple[str, str]:
-        """What it reads: tasks with the same source share its embeddings."""
+        """What it scores: tasks with the same source share its embeddings."""
         return self.data, self.split
+
+    @property
+    def sources(self) -> dict[str, tuple[str, str]]:
+        """All that it reads, by role; "test" is what it scores."""
+        others = {role: (self.data, split) for role, split in self.task.splits(self.config).items()}
+        return {TEST: self.source, **others}
 
 
 def plan_tasks(
@@ -84,13 +91,19 @@ def open_data(
     """
     opened: dict[tuple[str, str], Examples] = {}
     for item in planned:
-        if item.source not in opened:
-            opened[item.source] = Examples.from_records(open_examples(item.data, item.split or None))
+        for data, split in item.sources.values():
+            if (data, split) not in opened:
+                opened[data, split] = Examples.from_records(open_examples(data, split or None))
         try:
-            item.task.check(item.config, opened[item.source])
+            item.task.check(item.config, data_of(item, opened))
         except ValueError as error:  # a prompt file's errors are its own type
             raise EvaluationError(f"task {item.name} ({' '.join(item.source).strip()}): {error}") from error
     return opened
+
+
+def data_of(item: PlannedTask, opened: Mapping[tuple[str, str], Examples]) -> dict[str, Examples]:
+    """The examples of a task, by role."""
+    return {role: opened[source] for role, source in item.sources.items()}
 
 
 def evaluate(
@@ -98,7 +111,7 @@ def evaluate(
     data: Mapping[tuple[str, str], Examples],
     *,
     encode_images: EncodeImages,
-    encode_text: Callable[[Sequence[str]], np.ndarray],
+    encode_text: EncodeText,
 ) -> dict[str, TaskResult]:
     """Run the tasks; the images of a source that several tasks share are embedded once."""
 
@@ -113,7 +126,7 @@ def evaluate_models(
     data: Mapping[tuple[str, str], Examples],
     *,
     encode_images: EncodeImagesOfModels,
-    encode_texts: Sequence[Callable[[Sequence[str]], np.ndarray]],
+    encode_texts: Sequence[EncodeText],
 ) -> list[dict[str, TaskResult]]:
     """Run the tasks for several models; the images of a source are read once for all of them.
 
@@ -126,14 +139,20 @@ def evaluate_models(
     Returns:
         The results of each model, by task.
     """
+    by_examples = {id(examples): source for source, examples in data.items()}
 
     @functools.cache
     def embeddings_of(source: tuple[str, str]) -> tuple[Embeddings, ...]:
         return data[source].embed_by_models(encode_images)
 
-    def run(item: PlannedTask, model: int) -> TaskResult:
-        return item.task.run(
-            item.config, data[item.source], lambda: embeddings_of(item.source)[model], encode_texts[model]
-        )
+    def embed(examples: Examples, model: int) -> Embeddings:
+        if examples.origin is not None:
+            whole, rows = examples.origin
+            return embed(whole, model).take(rows)
+        return embeddings_of(by_examples[id(examples)])[model]
 
-    return [{item.name: run(item, model) for item in planned} for model in range(len(encode_texts))]
+    found = []
+    for number, encode_text in enumerate(encode_texts):
+        model = Model(f"model {number}", functools.partial(embed, model=number), encode_text)
+        found.append({item.name: item.task.run(item.config, Inputs(data_of(item, data), model)) for item in planned})
+    return found

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plip_jax.evaluation.embeddings import EvaluationError
+from plip_jax.evaluation.retrieval_task import RetrievalConfig
 from plip_jax.evaluation.suite import PlannedTask
-from plip_jax.evaluation.tasks import RetrievalConfig, TaskResult
+from plip_jax.evaluation.task import TaskResult
 
 # Of wise_ft.json: changes when a reader of the older layout would misread the newer one.
 FORMAT_VERSION = 1

@@ -4,15 +4,13 @@ The classifier of a class is the mean of its prompts' normalised embeddings, nor
 section 3.1.4); with one class name and one template, as PLIP publishes, it is that prompt's embedding.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from plip_jax.evaluation.embeddings import EvaluationError, Similarity, normalize_rows
 from plip_jax.evaluation.prompts_file import Prompts
-
-# Texts -> float32 [N, D]; the rows need not be normalised.
-EncodeText = Callable[[Sequence[str]], np.ndarray]
+from plip_jax.evaluation.task import EncodeText
 
 
 def class_embeddings(prompts: Prompts, encode_text: EncodeText) -> np.ndarray:

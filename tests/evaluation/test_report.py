@@ -8,7 +8,7 @@ from PIL import Image
 
 from plip_jax.evaluation import report, statistics
 from plip_jax.evaluation.prompts_file import load_prompts
-from plip_jax.evaluation.tasks import GalleryRow
+from plip_jax.evaluation.task import GalleryRow
 
 GREEN = np.array([0x1A, 0x7F, 0x37])
 

@@ -9,7 +9,10 @@ import pytest
 from plip_jax.evaluation.embeddings import EvaluationError
 from plip_jax.evaluation.examples import Examples
 from plip_jax.evaluation.pairing import pair_by_caption, pair_by_id
-from plip_jax.evaluation.tasks import RetrievalConfig, ZeroShotConfig, make_task, run_retrieval, run_zero_shot
+from plip_jax.evaluation.retrieval_task import RetrievalConfig, run_retrieval
+from plip_jax.evaluation.task import Inputs, Model
+from plip_jax.evaluation.tasks import make_task
+from plip_jax.evaluation.zero_shot_task import ZeroShotConfig, run_zero_shot
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +40,14 @@ def never(*_):
     raise AssertionError("embedded something before the check")
 
 
+def inputs(examples: Examples) -> Inputs:
+    return Inputs({"test": examples}, Model("m", lambda given: given.embed(encode_images), encode_text))
+
+
+def unembedded(examples: Examples) -> Inputs:
+    return Inputs({"test": examples}, Model("m", never, never))
+
+
 @pytest.fixture
 def prompts_path(tmp_path) -> str:
     path = tmp_path / "p.json"
@@ -47,7 +58,7 @@ def prompts_path(tmp_path) -> str:
 def test_zero_shot_counts_every_example_once_in_the_prompt_files_order(prompts_path):
     looks = [("a", "ay"), ("a", "ay"), ("a", "bee"), ("b", "bee"), ("c", "sea"), ("c", "ay")]
     examples = Examples.from_records([Record(f"{i}", label, (), s.encode()) for i, (label, s) in enumerate(looks)])
-    result = run_zero_shot(ZeroShotConfig(prompts_path), examples, lambda: examples.embed(encode_images), encode_text)
+    result = run_zero_shot(ZeroShotConfig(prompts_path), inputs(examples))
     assert result.report["confusion"] == {
         "labels": ["b", "a", "c"],
         "rows": "actual",
@@ -69,14 +80,11 @@ def test_zero_shot_counts_every_example_once_in_the_prompt_files_order(prompts_p
 def test_labels_are_checked_before_anything_is_embedded(prompts_path):
     examples = Examples.from_records([Record("0", "b"), Record("1", "d")])
     with pytest.raises(EvaluationError, match="not classes of the prompts: d"):
-        run_zero_shot(ZeroShotConfig(prompts_path), examples, never, never)
+        run_zero_shot(ZeroShotConfig(prompts_path), unembedded(examples))
     examples = Examples.from_records([Record("0", "b", image=b"sea")])
     with pytest.raises(EvaluationError, match="no example in the data: a, c"):
-        run_zero_shot(ZeroShotConfig(prompts_path), examples, never, never)
-    result = run_zero_shot(
-        ZeroShotConfig(prompts_path, missing_classes="allow"), examples, lambda: examples.embed(encode_images),
-        encode_text,
-    )  # fmt: skip
+        run_zero_shot(ZeroShotConfig(prompts_path), unembedded(examples))
+    result = run_zero_shot(ZeroShotConfig(prompts_path, missing_classes="allow"), inputs(examples))
     assert result.report["missing_classes"] == ["a", "c"]
     assert result.rows[0]["predicted"] == "c"  # a class without examples can still be answered
 
@@ -107,9 +115,7 @@ def test_by_caption_every_image_that_carries_it_is_right():
 
 
 def test_retrieval_by_id_lets_an_equal_image_stand_in_the_way():
-    result = run_retrieval(
-        RetrievalConfig("id", (1, 2)), CAPTIONED, lambda: CAPTIONED.embed(encode_images), encode_text
-    )
+    result = run_retrieval(RetrievalConfig("id", (1, 2)), inputs(CAPTIONED))
     found = result.report["directions"]["text_to_image"]
     # i0 and i2 look the same: each ties with the other, and a tie counts against the model.
     assert [row["rank"] for row in result.rows[:5]] == [2, 1, 3, 2, 3]
@@ -128,9 +134,7 @@ def test_retrieval_by_id_lets_an_equal_image_stand_in_the_way():
 
 
 def test_retrieval_by_caption_counts_either_image_as_right():
-    result = run_retrieval(
-        RetrievalConfig("caption", (1,)), CAPTIONED, lambda: CAPTIONED.embed(encode_images), encode_text
-    )
+    result = run_retrieval(RetrievalConfig("caption", (1,)), inputs(CAPTIONED))
     assert [row["rank"] for row in result.rows] == [1, 1, 3, 1, 1, 1]
     found = result.report["directions"]["text_to_image"]["recall"]["1"]
     assert found["random"] == pytest.approx((2 / 3 + 2 / 3 + 1 / 3) / 3, abs=1e-15)  # one rounding
@@ -143,7 +147,7 @@ def test_retrieval_by_caption_counts_either_image_as_right():
 def test_retrieval_without_captions_is_refused_before_anything_is_embedded():
     examples = Examples.from_records([Record("0", "b", ("x",)), Record("1", "b")])
     with pytest.raises(EvaluationError, match="1 of 2 examples have none, first '1'"):
-        run_retrieval(RetrievalConfig(), examples, never, never)
+        run_retrieval(RetrievalConfig(), unembedded(examples))
 
 
 def test_the_split_hash_is_of_ids_order_labels_and_captions():

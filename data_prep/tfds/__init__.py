@@ -1,0 +1,1 @@
+"""TFDS builders of the evaluation sets, from the archives as their authors publish them."""
