@@ -9,121 +9,147 @@ from ml_collections import ConfigDict
 _SMOKE_STEPS = 8
 
 
+def _model() -> ConfigDict:
+    return ConfigDict(
+        {
+            "preset": "ViT-B-32",  # read where nothing is fine-tuned
+            "init_from": "openai/clip-vit-base-patch32",  # OpenAI's weights; a folder or a hub id
+            "tokenizer": "",  # "" is that of the starting weights
+            # departs: the authors kept float16 weights and updated them in float32; bfloat16 products on
+            # float32 weights need no loss scaling.
+            "compute_dtype": "bfloat16",
+            "remat": False,  # [ours] the batch is small
+            "patch_dropout": 0.0,
+        }
+    )
+
+
+def _data() -> ConfigDict:
+    return ConfigDict(
+        {
+            # OpenPath: tweets, replies and LAION, in one folder or three. A weight of None draws every record
+            # once an epoch.
+            "sources": ConfigDict(
+                {
+                    "openpath": ConfigDict({"path": "", "weight": None, "split": "train"}),
+                    # Further folders to mix in; one without a path is left out.
+                    "more": ConfigDict({"path": "", "weight": None, "split": "train"}),
+                    "still_more": ConfigDict({"path": "", "weight": None, "split": "train"}),
+                },
+            ),
+            "global_batch_size": 128,  # [name]
+            "augmentation": "plip",  # [code] resize 512, crop 224, flip, affine, perspective
+            "num_workers": -1,  # [ours] processes that decode: one for each core; 0 works in threads
+            "prefetch": 2,  # [ours] batches ahead, by each worker
+            "on_bad_image": "error",
+            "packing": True,  # [ours] several captions in a row of the text tower; changes no number
+            "warp_on_device": False,  # True does flip, affine and perspective as one warp on the device
+        }
+    )
+
+
+def _loss() -> ConfigDict:
+    return ConfigDict(
+        {
+            "name": "contrastive",  # [code] every other pair of the batch is a negative
+            "label_smoothing": 0.0,  # [code]
+            "chunk_size": 1024,  # [ours] side of a tile of logits, in the losses that never hold them all
+            # "caption", "group" or both: pairs that share them are not pushed apart. [code] none
+            "group_by": "",
+        }
+    )
+
+
+def _optim() -> ConfigDict:
+    return ConfigDict(
+        {
+            "learning_rate": 1e-5,  # [name]
+            "warmup_steps": 50,  # [code] uncertain
+            "schedule": "cosine",  # [name]
+            "b1": 0.9,  # [code]
+            "b2": 0.999,  # [code] PyTorch's, not the .98 of CLIP
+            "eps": 1e-8,  # [code]
+            "weight_decay": 0.1,  # [name]
+            # departs from the authors' file, whose optimiser string builds Adagrad; AdamW is what they report.
+            "decay_mask": "all",  # [code] norms and biases decay too
+            "clip_norm": 0.0,  # [code] no clipping
+            # [code] both towers are trained whole and alike.
+            "freeze": "",  # "vision", "text"
+            "freeze_vision_blocks": 0,  # the first N, with the embeddings
+            "freeze_text_blocks": 0,
+            "layer_decay": 1.0,  # rate of a block to that of the block above
+            "vision_rate": 1.0,  # times the learning rate
+            "text_rate": 1.0,
+        }
+    )
+
+
+def _train() -> ConfigDict:
+    return ConfigDict(
+        {
+            "epochs": 12.0,  # [name]
+            "steps": 0,
+            # The published weights are of step 4,020 (inferred); set it to stop there. 0 runs to the end.
+            "stop_at_step": 0,
+            "eval_interval_steps": 402,  # [name] a quarter of an epoch
+            "checkpoint_interval_steps": 0,  # [ours] at each evaluation
+            "log_interval_steps": 10,  # [ours]
+            "accumulation_steps": 1,  # micro-batches of the exact step in two passes
+            "params_sharding": "replicated",  # "fsdp" splits weights and moments over the devices
+            "ema_decay": 0.0,  # [code] no average of the weights
+            "max_skipped_steps": 10,  # [ours] not finite, in a row; then the run stops
+            "stall_limit_seconds": 60.0,  # [ours] a longer wait for data is said
+        }
+    )
+
+
+def _eval() -> ConfigDict:
+    return ConfigDict(
+        {
+            "batch_size": 128,
+            # Sets by name, as in configs/eval_plip.py. A set without data is left out.
+            "tasks": ConfigDict(
+                {
+                    "heldout": ConfigDict({"type": "retrieval", "data": "", "split": "test", "relevance": "caption"}),
+                    "kather": ConfigDict(
+                        {
+                            "type": "zero_shot",
+                            "data": "",
+                            "split": "",
+                            "prompts": "kather",
+                            "missing_classes": "error",
+                        }
+                    ),
+                }
+            ),
+        }
+    )
+
+
+def _checkpoint() -> ConfigDict:
+    return ConfigDict(
+        {
+            "keep": 3,  # [ours]
+            "best_metric": "",  # such as eval/heldout/text_to_image_recall@10
+            "best_mode": "max",
+            "directory": "",  # elsewhere than in the work directory: a folder or gs://BUCKET/RUN
+        }
+    )
+
+
 def get_config(variant: str = "") -> ConfigDict:
     if variant not in ("", "smoke"):
         raise ValueError(f"expected no variant or 'smoke', got {variant!r}")
     config = ConfigDict(
         {
             "seed": 0,  # [ours]
-            "model": ConfigDict(
-                {
-                    "preset": "ViT-B-32",  # read where nothing is fine-tuned
-                    "init_from": "openai/clip-vit-base-patch32",  # OpenAI's weights; a folder or a hub id
-                    "tokenizer": "",  # "" is that of the starting weights
-                    # departs: the authors kept float16 weights and updated them in float32; bfloat16 products on
-                    # float32 weights need no loss scaling.
-                    "compute_dtype": "bfloat16",
-                    "remat": False,  # [ours] the batch is small
-                    "patch_dropout": 0.0,
-                }
-            ),
-            "data": ConfigDict(
-                {
-                    # OpenPath: tweets, replies and LAION, in one folder or three. A weight of None draws every record
-                    # once an epoch.
-                    "sources": ConfigDict(
-                        {
-                            "openpath": ConfigDict({"path": "", "weight": None, "split": "train"}),
-                            # Further folders to mix in; one without a path is left out.
-                            "more": ConfigDict({"path": "", "weight": None, "split": "train"}),
-                            "still_more": ConfigDict({"path": "", "weight": None, "split": "train"}),
-                        },
-                    ),
-                    "global_batch_size": 128,  # [name]
-                    "augmentation": "plip",  # [code] resize 512, crop 224, flip, affine, perspective
-                    "num_workers": -1,  # [ours] processes that decode: one for each core; 0 works in threads
-                    "prefetch": 2,  # [ours] batches ahead, by each worker
-                    "on_bad_image": "error",
-                    "packing": True,  # [ours] several captions in a row of the text tower; changes no number
-                    "warp_on_device": False,  # True does flip, affine and perspective as one warp on the device
-                }
-            ),
-            "loss": ConfigDict(
-                {
-                    "name": "contrastive",  # [code] every other pair of the batch is a negative
-                    "label_smoothing": 0.0,  # [code]
-                    "chunk_size": 1024,  # [ours] side of a tile of logits, in the losses that never hold them all
-                    # "caption", "group" or both: pairs that share them are not pushed apart. [code] none
-                    "group_by": "",
-                }
-            ),
-            "optim": ConfigDict(
-                {
-                    "learning_rate": 1e-5,  # [name]
-                    "warmup_steps": 50,  # [code] uncertain
-                    "schedule": "cosine",  # [name]
-                    "b1": 0.9,  # [code]
-                    "b2": 0.999,  # [code] PyTorch's, not the .98 of CLIP
-                    "eps": 1e-8,  # [code]
-                    "weight_decay": 0.1,  # [name]
-                    # departs from the authors' file, whose optimiser string builds Adagrad; AdamW is what they report.
-                    "decay_mask": "all",  # [code] norms and biases decay too
-                    "clip_norm": 0.0,  # [code] no clipping
-                    # [code] both towers are trained whole and alike.
-                    "freeze": "",  # "vision", "text"
-                    "freeze_vision_blocks": 0,  # the first N, with the embeddings
-                    "freeze_text_blocks": 0,
-                    "layer_decay": 1.0,  # rate of a block to that of the block above
-                    "vision_rate": 1.0,  # times the learning rate
-                    "text_rate": 1.0,
-                }
-            ),
-            "train": ConfigDict(
-                {
-                    "epochs": 12.0,  # [name]
-                    "steps": 0,
-                    # The published weights are of step 4,020 (inferred); set it to stop there. 0 runs to the end.
-                    "stop_at_step": 0,
-                    "eval_interval_steps": 402,  # [name] a quarter of an epoch
-                    "checkpoint_interval_steps": 0,  # [ours] at each evaluation
-                    "log_interval_steps": 10,  # [ours]
-                    "accumulation_steps": 1,  # micro-batches of the exact step in two passes
-                    "params_sharding": "replicated",  # "fsdp" splits weights and moments over the devices
-                    "ema_decay": 0.0,  # [code] no average of the weights
-                    "max_skipped_steps": 10,  # [ours] not finite, in a row; then the run stops
-                    "stall_limit_seconds": 60.0,  # [ours] a longer wait for data is said
-                }
-            ),
-            "eval": ConfigDict(
-                {
-                    "batch_size": 128,
-                    # Sets by name, as in configs/eval_plip.py. A set without data is left out.
-                    "tasks": ConfigDict(
-                        {
-                            "heldout": ConfigDict(
-                                {"type": "retrieval", "data": "", "split": "test", "relevance": "caption"}
-                            ),
-                            "kather": ConfigDict(
-                                {
-                                    "type": "zero_shot",
-                                    "data": "",
-                                    "split": "",
-                                    "prompts": "kather",
-                                    "missing_classes": "error",
-                                }
-                            ),
-                        }
-                    ),
-                }
-            ),
-            "checkpoint": ConfigDict(
-                {
-                    "keep": 3,  # [ours]
-                    "best_metric": "",  # such as eval/heldout/text_to_image_recall@10
-                    "best_mode": "max",
-                    "directory": "",  # elsewhere than in the work directory: a folder or gs://BUCKET/RUN
-                }
-            ),
+            "model": _model(),
+            "data": _data(),
+            "loss": _loss(),
+            "optim": _optim(),
+            "train": _train(),
+            "eval": _eval(),
+            "checkpoint": _checkpoint(),
             "logging": ConfigDict({"tensorboard": False, "wandb": False}),
         }
     )
