@@ -40,8 +40,11 @@ class About:
         layout: what ``manual_dir`` must hold.
         classes: in class order; empty for a retrieval set.
         verified_counts: class -> examples, per part of the archive, read in published lists or papers: a build that is
-            off fails. "" as the class is the sum.
+            off fails. "" as the class is the sum, "patients" and "slides" are how many of these there are; "" as the
+            part is the whole set.
         unverified_counts: the same from memory: a build that is off warns.
+        verified_schemes: class -> examples of ``SCHEME/PART``, or of all parts of ``SCHEME``, as published; checked
+            where the scheme is there.
         texts: names of features beside the common ones, each a text.
     """
 
@@ -53,6 +56,7 @@ class About:
     classes: tuple[str, ...]
     verified_counts: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     unverified_counts: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
+    verified_schemes: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
     texts: tuple[str, ...] = ()
 
 
@@ -87,6 +91,10 @@ class EvaluationSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A builder of one evaluation set; see the module.
 
     Sets are not registered with TFDS by name: two of them share their name with TFDS's own, which need TensorFlow.
+
+    Attributes:
+        notes: what `find_items` and `make_schemes` have to say of the archive; the build prints them.
+        more_counts: what `find_items` counted beyond its items (source images, clusters), checked as their counts are.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -109,7 +117,10 @@ class EvaluationSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 f"{manual_dir}: expected a folder with {self.about.layout}; get it from {self.about.homepage}"
             )
         self.allow_counts = allow_counts
+        self.notes: list[str] = []
+        self.more_counts: dict[str, dict[str, int]] = {}
         self._items: list[Item] | None = None
+        self._schemes: list[SplitScheme] | None = None
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     @abc.abstractmethod
@@ -148,24 +159,64 @@ class EvaluationSet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             self._items = items
         return self._items
 
+    @property
+    def schemes(self) -> list[SplitScheme]:
+        """What `make_schemes` makes of the items, checked: file names, one default, the published counts.
+
+        Raises:
+            SetError: a check failed.
+        """
+        if self._schemes is None:
+            schemes = list(self.make_schemes(self.items))
+            defaults = [scheme.name for scheme in schemes if scheme.is_default]
+            if len(defaults) != 1:
+                raise SetError(f"{self.name}: expected one default scheme, got {', '.join(defaults) or 'none'}")
+            label_of = {item.filename: item.label for item in self.items}
+            found: dict[str, collections.Counter[str]] = {}
+            for scheme in schemes:
+                found[scheme.name] = collections.Counter()
+                for name, part in scheme.parts.items():
+                    unknown = [filename for filename in part.filenames if filename not in label_of]
+                    if unknown:
+                        raise SetError(f"{scheme.name}/{name} names {len(unknown)} unknown files, first {unknown[0]!r}")
+                    labels = part.labels or [label_of[filename] for filename in part.filenames]
+                    found[f"{scheme.name}/{name}"] = collections.Counter(labels)
+                    found[scheme.name].update(labels)
+            for counts in found.values():
+                counts[""] = sum(counts.values())
+            names = {scheme.name for scheme in schemes}
+            expected = {at: n for at, n in self.about.verified_schemes.items() if at.split("/")[0] in names}
+            self._report(verified=count_faults(found, expected), unverified=[])
+            self._schemes = schemes
+        return self._schemes
+
     def _check_counts(self, items: Sequence[Item]) -> None:
         found: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+        units: dict[tuple[str, str], set[str]] = collections.defaultdict(set)
         for item in items:
-            found[item.part][item.label] += 1
+            for part in {item.part, ""}:
+                found[part][item.label] += 1
+                units[part, "patients"].add(item.patient_id)
+                units[part, "slides"].add(item.slide_id)
         for counts in found.values():
             counts[""] = sum(counts.values())
-        verified = count_faults(found, self.about.verified_counts)
+        for (part, unit), names in units.items():
+            found[part][unit] = len(names - {""})
+        for part, more in self.more_counts.items():
+            found[part] = collections.Counter({"": sum(more.values())} | dict(more))
         present = {part: counts for part, counts in self.about.unverified_counts.items() if part in found}
-        unverified = count_faults(found, present)
+        self._report(verified=count_faults(found, self.about.verified_counts), unverified=count_faults(found, present))
+
+    def _report(self, *, verified: Sequence[str], unverified: Sequence[str]) -> None:
         if unverified:
-            _warn(f"counts that were never verified differ: {'; '.join(unverified[:_PRINTED_FAULTS])}")
+            warn(f"counts that were never verified differ: {'; '.join(unverified[:_PRINTED_FAULTS])}")
         if verified and not self.allow_counts:
             raise SetError(
                 f"{self.manual_dir}: {'; '.join(verified[:_PRINTED_FAULTS])}. The archive is not whole, or is another "
                 f"version: get it from {self.about.homepage}, or build what is there with --allow-counts"
             )
         if verified:
-            _warn(f"verified counts differ, built as asked: {'; '.join(verified[:_PRINTED_FAULTS])}")
+            warn(f"verified counts differ, built as asked: {'; '.join(verified[:_PRINTED_FAULTS])}")
 
     def _info(self) -> tfds.core.DatasetInfo:
         text = tfds.features.Text
@@ -244,5 +295,6 @@ def find_folder(root: Path, name: str) -> Path:
     return deepest
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
+    """Print a warning; the build goes on."""
     print(f"warning: {message}", file=sys.stderr)

@@ -6,6 +6,7 @@ The built set is ``SETS/NAME/VERSION``; ``--config.tasks.NAME.data=SETS/NAME`` e
 """
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -13,13 +14,43 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from data_prep.tfds.arch import ArchBooks, ArchPubmed
+from data_prep.tfds.bach import Bach
 from data_prep.tfds.base import EvaluationSet, SetError
+from data_prep.tfds.breakhis import Breakhis
+from data_prep.tfds.colorectal_histology import ColorectalHistology
+from data_prep.tfds.digestpath import DigestPath
 from data_prep.tfds.kather import Kather
+from data_prep.tfds.kimia_path24c import KimiaPath24c
+from data_prep.tfds.lc25000 import Lc25000Colon, Lc25000Lung
+from data_prep.tfds.mhist import Mhist
+from data_prep.tfds.osteosarcoma import Osteosarcoma
+from data_prep.tfds.pannuke import PanNuke
+from data_prep.tfds.patch_camelyon import PatchCamelyon
+from data_prep.tfds.sicapv2 import Sicapv2
+from data_prep.tfds.skin_cancer import SkinCancer
+from data_prep.tfds.wsss4luad import Wsss4luad
 from plip_jax.data.image import ImageError
 from plip_jax.data.split_manifest import SplitManifestError, write_scheme
 
 SETS: dict[str, type[EvaluationSet]] = {
+    "arch_books": ArchBooks,
+    "arch_pubmed": ArchPubmed,
+    "bach": Bach,
+    "breakhis": Breakhis,
+    "colorectal_histology": ColorectalHistology,
+    "digestpath": DigestPath,
     "kather": Kather,
+    "kimia_path24c": KimiaPath24c,
+    "lc25000_colon": Lc25000Colon,
+    "lc25000_lung": Lc25000Lung,
+    "mhist": Mhist,
+    "osteosarcoma": Osteosarcoma,
+    "pannuke": PanNuke,
+    "patch_camelyon": PatchCamelyon,
+    "sicapv2": Sicapv2,
+    "skin_cancer": SkinCancer,
+    "wsss4luad": Wsss4luad,
 }
 
 
@@ -43,20 +74,31 @@ def build(
     """
     if name not in SETS:
         raise SetError(f"no set {name!r}; known: {', '.join(SETS)}")
-    builder = SETS[name](data_dir=Path(out), manual_dir=manual_dir, allow_counts=allow_counts)
-    folder = Path(builder.data_dir)
+    out = Path(out)
+    # Built in a hidden folder and moved into place when whole: a build that fails leaves an older set as it was.
+    partial = out / f".{name}.partial-{os.getpid()}"
+    builder = SETS[name](data_dir=partial, manual_dir=manual_dir, allow_counts=allow_counts)
+    made = Path(builder.data_dir)
+    folder = out / made.relative_to(partial)
     if folder.exists() and not overwrite:
         raise SetError(f"{folder} is there already: choose another --out, or pass --overwrite")
     print(f"{builder.about.title}\nlicence: {builder.about.licence}\nsource: {builder.about.homepage}", flush=True)
-    schemes = builder.make_schemes(builder.items)  # everything that can be wrong is found before anything is written
-    if folder.exists():
-        shutil.rmtree(folder)
-        builder = SETS[name](data_dir=Path(out), manual_dir=manual_dir, allow_counts=allow_counts)
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(compute_stats=tfds.download.ComputeStatsMode.SKIP)
-    )
+    schemes = builder.schemes  # everything that can be wrong is found before anything is written
+    for note in builder.notes:
+        print(f"note: {note}", flush=True)
+    try:
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(compute_stats=tfds.download.ComputeStatsMode.SKIP)
+        )
+        for scheme in schemes:
+            write_scheme(made, scheme)
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     for scheme in schemes:
-        write_scheme(folder, scheme)
         parts = ", ".join(f"{part} {len(content.filenames):,}" for part, content in scheme.parts.items())
         default = " (default)" if scheme.is_default else ""
         print(f"split {scheme.name}{default}: {parts}; sha256 {scheme.sha256[:16]}…\n  {scheme.description}")

@@ -20,6 +20,10 @@ class ExamplesError(ValueError):
     """A path holds no examples; the message says what was found and what is expected."""
 
 
+class MissingFolderError(ExamplesError):
+    """A folder of class folders has no such split."""
+
+
 class Records(Sequence[Example]):
     """A records folder's split as examples.
 
@@ -98,7 +102,7 @@ def open_examples(path: str | Path, split: str | None = None) -> Records | TfdsF
         return TfdsFolder(path, split)
     root = path if split is None else path / split
     if not root.is_dir():
-        raise ExamplesError(f"{path} has no folder {split!r}; found {_listing(path)}. {_EXPECTED}")
+        raise MissingFolderError(f"{path} has no folder {split!r}; found {_listing(path)}. {_EXPECTED}")
     folders = [entry for entry in _visible(root) if entry.is_dir()]
     if split is None and _are_splits(folders):
         names = [folder.name for folder in folders]

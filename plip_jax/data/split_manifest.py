@@ -21,6 +21,10 @@ class SplitManifestError(ValueError):
     """A split manifest is missing or damaged, or names what is not there; the message says which and why."""
 
 
+class MissingSplitError(SplitManifestError):
+    """A whole set does not hold the part that is asked for."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Part:
     """One part of a scheme.
@@ -107,13 +111,11 @@ def find_part(schemes: Mapping[str, SplitScheme], split: str) -> tuple[SplitSche
     """The part that ``SCHEME/PART``, or ``PART`` of the default scheme, names.
 
     Raises:
-        SplitManifestError: no such scheme or part; what there is is listed.
+        MissingSplitError: no such scheme or part; what there is is listed.
     """
     scheme_name, _, part = split.rpartition("/")
     chosen = [s for s in schemes.values() if (s.name == scheme_name if scheme_name else s.is_default)]
     if not chosen or part not in chosen[0].parts:
         known = ", ".join(f"{s.name}/{name}" for s in schemes.values() for name in s.parts)
-        raise SplitManifestError(
-            f"no split {split!r}; there are {known} (of the default scheme the part alone will do)"
-        )
+        raise MissingSplitError(f"no split {split!r}; there are {known} (of the default scheme the part alone will do)")
     return chosen[0], chosen[0].parts[part]

@@ -72,13 +72,14 @@ class TfdsFolder(Sequence[Example]):
         self._labels: tuple[str, ...] = ()
         stored = sorted(builder.info.splits)
         wanted = stored if schemes else [_stored_split(folder, stored, split)]
-        self._sources: list[Any] = [builder.as_data_source(name, decoders=decoders) for name in wanted]
+        open_split: Any = builder.as_data_source  # its decorator hides the signature from the type checker
+        self._sources: list[Any] = [open_split(name, decoders=decoders) for name in wanted]
         places = [(source, row) for source, data in enumerate(self._sources) for row in range(len(data))]
         if schemes:
             if split is None:
                 raise SplitManifestError(f"{folder}: say which split; there are {_known(schemes)}")
             _, part = find_part(schemes, split)
-            place_of = {self._example(*place).id: place for place in places}
+            place_of = _places(folder, self.fingerprint, self._sources)
             missing = [name for name in part.filenames if name not in place_of]
             if missing:
                 raise SplitManifestError(
@@ -103,9 +104,8 @@ class TfdsFolder(Sequence[Example]):
 
     def _example(self, source: int, row: int, *, label: str | None = None) -> Example:
         found = self._sources[source][row]
-        if label is None:
-            number = int(found["label"]) if "label" in found else -1
-            label = self._features["label"].int2str(number) if number >= 0 else ""
+        number = int(found["label"]) if "label" in found else -1
+        stored = self._features["label"].int2str(number) if number >= 0 else ""
         others = {
             name: value for name, value in found.items() if name not in _FIELDS and isinstance(value, bytes | str)
         }
@@ -113,13 +113,28 @@ class TfdsFolder(Sequence[Example]):
             id=_text(found.get("filename", found.get("id", f"{row}"))),
             image=_file_bytes(found["image"]),
             captions=tuple(_text(caption) for caption in found.get("captions", ())),
-            label=label,
+            label=stored if label is None else label,
             label_set=tuple(_text(one) for one in found.get("label_set", ())),
             patient_id=_text(found.get("patient_id", "")),
             slide_id=_text(found.get("slide_id", "")),
             group_id=_text(found.get("group_id", "")),
             attributes={name: _text(value) for name, value in others.items()},
         )
+
+
+# By folder and fingerprint: every part of a set is found by one pass over its records.
+_KNOWN_PLACES: dict[tuple[Path, str], dict[str, tuple[int, int]]] = {}
+
+
+def _places(folder: Path, fingerprint: str, sources: Sequence[Any]) -> dict[str, tuple[int, int]]:
+    """Where each file name is stored: number of the source, and row."""
+    if (folder, fingerprint) not in _KNOWN_PLACES:
+        _KNOWN_PLACES[folder, fingerprint] = {
+            _text(source[row]["filename"]): (number, row)
+            for number, source in enumerate(sources)
+            for row in range(len(source))
+        }
+    return _KNOWN_PLACES[folder, fingerprint]
 
 
 def _stored_split(folder: Path, stored: list[str], split: str | None) -> str:

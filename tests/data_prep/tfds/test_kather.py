@@ -24,6 +24,7 @@ def write_archive(folder: Path) -> Path:
         code = f"ABCDEFG{chr(65 + number)}"
         write_tile(folder / "NCT-CRC-HE-100K" / "NCT-CRC-HE-100K" / label / f"{label}-{code}.tif", number)
         write_tile(folder / "CRC-VAL-HE-7K" / label / f"{label}-TCGA-{code}.tif", 100 + number)
+    write_tile(folder / "NCT-CRC-HE-100K-NONORM" / "ADI" / "ADI-ABCDEFGA.tif", 200)  # the name of a normalised one
     debris = folder / "__MACOSX" / "CRC-VAL-HE-7K" / "ADI" / "._ADI-TCGA-ABCDEFGH.tif"
     debris.parent.mkdir(parents=True)
     debris.write_bytes(b"not an image")
@@ -37,6 +38,9 @@ def test_both_archives_become_one_set_with_the_published_split(tmp_path, capsys)
     assert "zenodo.org/records/1214456" in said
     train, test = (open_examples(built, split) for split in ("as_published/train", "test"))
     assert [example.label for example in test] == list(CLASSES) == [example.label for example in train]
+    (nonorm,) = open_examples(built, "nonorm/train")
+    assert (nonorm.id, nonorm.label) == ("nonorm/ADI-ABCDEFGA.tif", "ADI")
+    assert [example.id for example in open_examples(built, "nonorm/test")] == [example.id for example in test]
     assert test[0].id == "test/ADI-TCGA-ABCDEFGA.tif"
     with Image.open(io.BytesIO(test[3].image)) as image:
         expected = np.random.default_rng(103).integers(0, 256, (32, 32, 3), dtype=np.uint8)
