@@ -112,3 +112,34 @@ def test_wrong_ids_are_refused(labels, predicted, message):
 def test_what_is_not_a_confusion_matrix_is_refused(counts):
     with pytest.raises(ValueError, match="expected"):
         statistics.classification_metrics(counts)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_quadratic_kappa_equals_sklearns(seed):
+    rng = np.random.default_rng(seed)
+    num_classes = int(rng.integers(2, 8))
+    labels = rng.integers(0, num_classes, 300)
+    predicted = np.clip(labels + rng.integers(-2, 3, 300), 0, num_classes - 1)
+    counts = statistics.confusion_matrix(labels, predicted, num_classes)
+    theirs = sklearn_metrics.cohen_kappa_score(labels, predicted, weights="quadratic")
+    assert statistics.quadratic_kappa(counts) == pytest.approx(theirs, abs=1e-12)  # float64 sums in another order
+
+
+def test_quadratic_kappa_by_hand_and_where_it_is_not_defined():
+    # Observed: one off by 2, so 4. By chance: (2 actual 0 * 1 predicted 2 + 2 actual 2 * 3 predicted 0) * 4 / 4 = 8.
+    assert statistics.quadratic_kappa(np.array([[2, 0, 0], [0, 0, 0], [1, 0, 1]])) == 0.5
+    assert statistics.quadratic_kappa(np.diag([5, 0, 0])) is None
+    assert statistics.quadratic_kappa(np.array([[0, 5], [0, 0]])) == 0
+    assert statistics.quadratic_kappa(np.array([[3, 1], [1, 3]], np.int64) * 10**10) == pytest.approx(0.5, abs=1e-15)
+
+
+def test_top_k_counts_the_right_class_among_the_k_best_and_ties_in_class_order():
+    scores = np.array([[0.1, 0.5, 0.4], [0.3, 0.3, 0.3], [0.3, 0.3, 0.3], [0.9, 0.0, 0.1]])
+    labels = np.array([2, 0, 2, 1])
+    assert statistics.right_ranks(scores, labels).tolist() == [1, 0, 2, 2]
+    distinct = np.random.default_rng(0).permuted(np.tile(np.arange(6.0), (200, 1)), axis=1)
+    labels = np.random.default_rng(1).integers(0, 6, 200)
+    for k in range(1, 6):
+        assert (statistics.right_ranks(distinct, labels) < k).mean() == sklearn_metrics.top_k_accuracy_score(
+            labels, distinct, k=k, labels=range(6)
+        )
