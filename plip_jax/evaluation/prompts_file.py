@@ -2,17 +2,26 @@
 
 ``{"name": ..., "source": ..., "classes": {label: [class name, ...], ...}, "templates": ["An image of {}.", ...]}``.
 The order of ``classes`` is the order of the classes in every score, matrix and table: it never comes from the data.
+
+CONCH's files (https://github.com/mahmoodlab/CONCH, ``prompts/*.json``) are read as they are: ``{"0": {"classnames":
+{label: [...]}, "templates": ["an image of CLASSNAME."]}}``, one or more numbered sets in a file; ``FILE.json#1`` names
+one of several. That prompts stay as they were when the first test score was seen is `prompts_lock`'s.
 """
 
 import dataclasses
 import difflib
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 _FOLDER = Path(__file__).parent / "prompts"
 _KEYS = ("name", "source", "classes", "templates")
+_CONCH_KEYS = ("classnames", "templates")
+# Where the class name stands in a template: ours, and CONCH's.
+PLACEHOLDERS = ("{}", "CLASSNAME")
+_ONE_PLACE = f"expected exactly one {' or '.join(PLACEHOLDERS)} for the class name"
 
 
 class PromptError(ValueError):
@@ -28,7 +37,7 @@ class Prompts:
         source: where the prompts were published.
         labels: the classes as the data name them, in class order.
         class_names: for each label, the words that stand in a template.
-        templates: each with one ``{}``.
+        templates: each with one ``{}`` or ``CLASSNAME``.
     """
 
     name: str
@@ -46,7 +55,7 @@ class Prompts:
     def texts(self, label: str) -> list[str]:
         """Every class name of a label in every template."""
         names = self.class_names[self.labels.index(label)]
-        return [template.replace("{}", name) for name in names for template in self.templates]
+        return [_fill(template, name) for name in names for template in self.templates]
 
     def to_dict(self) -> dict[str, Any]:
         """The file's own form, fit for JSON."""
@@ -62,22 +71,65 @@ def known_prompts() -> list[str]:
 def load_prompts(name_or_path: str) -> Prompts:
     """Read a prompt file that comes with the package (by name) or any other (by path).
 
+    Args:
+        name_or_path: a known name, ``FILE.json``, or ``FILE.json#N`` for one of CONCH's numbered sets.
+
     Raises:
-        PromptError: no such file (the known names are listed), or every way in which it is malformed.
+        PromptError: no such file or set (the known ones are listed), every way in which it is malformed, or a file of
+            several sets without a number.
     """
-    path = Path(name_or_path) if name_or_path.endswith(".json") else _FOLDER / f"{name_or_path}.json"
+    first, *others = load_prompt_sets(name_or_path)
+    if others:
+        names = ", ".join(f"{name_or_path}#{prompts.name.rpartition('#')[2]}" for prompts in (first, *others))
+        raise PromptError(f"{name_or_path} holds {1 + len(others)} sets of prompts; name one: {names}")
+    return first
+
+
+def load_prompt_sets(name_or_path: str) -> tuple[Prompts, ...]:
+    """As `load_prompts`, but every set of a file that holds several."""
+    file, number = name_or_path, ""
+    if ".json#" in name_or_path:
+        file, _, number = name_or_path.rpartition("#")
+    path = Path(file) if file.endswith(".json") else _FOLDER / f"{file}.json"
     if not path.is_file():
-        near = difflib.get_close_matches(name_or_path, known_prompts(), n=1)
+        near = difflib.get_close_matches(file, known_prompts(), n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         known = ", ".join(known_prompts())
-        raise PromptError(f"no prompt file {name_or_path!r}{hint}; give a path that ends in .json, or one of {known}")
+        raise PromptError(f"no prompt file {file!r}{hint}; give a path that ends in .json, or one of {known}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_refuse_repeats)
     except ValueError as error:  # covers bad JSON, bad UTF-8 and a repeated key
         raise PromptError(f"{path}: {error}") from error
-    problems = _problems(content)
+    sets = _conch_sets(content, path) if _is_conch(content) else {"": content}
+    problems = [f"set {key}: {problem}" if key else problem for key in sets for problem in _problems(sets[key])]
     if problems:
         raise PromptError(f"{path}: " + "; ".join(problems))
+    if number and number not in sets:
+        raise PromptError(
+            f"{path}: no set {number!r}; there is {', '.join(filter(None, sets)) or 'one without a number'}"
+        )
+    return tuple(_read(content) for key, content in sets.items() if number in ("", key))
+
+
+def is_template(text: str) -> bool:
+    """Whether a setting is a template and not the name of a prompt file."""
+    return any(placeholder in text for placeholder in PLACEHOLDERS)
+
+
+def check_template(template: str) -> None:
+    """Raise PromptError unless the class name has exactly one place."""
+    if sum(template.count(placeholder) for placeholder in PLACEHOLDERS) != 1:
+        raise PromptError(f"template {template!r}: {_ONE_PLACE}")
+
+
+def _fill(template: str, name: str) -> str:
+    for placeholder in PLACEHOLDERS:
+        if placeholder in template:
+            return template.replace(placeholder, name)
+    raise AssertionError(f"{template!r} was not checked")
+
+
+def _read(content: Mapping[str, Any]) -> Prompts:
     return Prompts(
         name=content["name"],
         source=content["source"],
@@ -85,6 +137,27 @@ def load_prompts(name_or_path: str) -> Prompts:
         class_names=tuple(tuple(names) for names in content["classes"].values()),
         templates=tuple(content["templates"]),
     )
+
+
+def _is_conch(content: Any) -> bool:
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(one, dict) and set(one) == set(_CONCH_KEYS) for one in content.values())
+    )
+
+
+def _conch_sets(content: Mapping[str, Mapping[str, Any]], path: Path) -> dict[str, dict[str, Any]]:
+    """Numbered sets in our form; a lone one keeps the file's name."""
+    return {
+        key: {
+            "name": path.stem if len(content) == 1 else f"{path.stem}#{key}",
+            "source": f"set {key} of {path.name}, in the layout of CONCH's prompt files",
+            "classes": one["classnames"],
+            "templates": one["templates"],
+        }
+        for key, one in content.items()
+    }
 
 
 def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -111,10 +184,8 @@ def _problems(content: Any) -> list[str]:
             )
     if not _is_list_of_text(templates):
         return [*problems, f"templates: expected a list of one or more strings, got {templates!r}"]
-    problems += [
-        f"template {t!r}: expected exactly one {{}} for the class name" for t in templates if t.count("{}") != 1
-    ]
-    return problems
+    places = {t: sum(t.count(placeholder) for placeholder in PLACEHOLDERS) for t in templates}
+    return problems + [f"template {t!r}: {_ONE_PLACE}" for t, count in places.items() if count != 1]
 
 
 def _is_list_of_text(value: Any) -> bool:

@@ -19,12 +19,22 @@ def class_embeddings(prompts: Prompts, encode_text: EncodeText) -> np.ndarray:
     Returns:
         float32 [K, D], L2-normalised, in the order of ``prompts.labels``.
     """
-    texts_of = [prompts.texts(label) for label in prompts.labels]
-    distinct = list(dict.fromkeys(text for texts in texts_of for text in texts))
+    return class_embeddings_of([prompts], encode_text)[0]
+
+
+def class_embeddings_of(several: Sequence[Prompts], encode_text: EncodeText) -> list[np.ndarray]:
+    """`class_embeddings` of several prompt files, each distinct text embedded once."""
+    texts_of = [[prompts.texts(label) for label in prompts.labels] for prompts in several]
+    distinct = list(dict.fromkeys(text for classes in texts_of for texts in classes for text in texts))
     row_of = {text: row for row, text in enumerate(distinct)}
     features = normalize_rows(encode_text(distinct), names=tuple(distinct)).astype(np.float64)
-    means = np.stack([features[[row_of[text] for text in texts]].mean(axis=0) for texts in texts_of])
-    return normalize_rows(means, names=prompts.labels)
+    return [
+        normalize_rows(
+            np.stack([features[[row_of[text] for text in texts]].mean(axis=0) for texts in classes]),
+            names=prompts.labels,
+        )
+        for prompts, classes in zip(several, texts_of, strict=True)
+    ]
 
 
 def class_scores(image_features: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -52,7 +62,39 @@ def label_ids(labels: Sequence[str], prompts: Prompts, *, allow_missing: bool = 
         EvaluationError: a label that the prompt file does not know, or (unless ``allow_missing``) a class without
             an example; both sides are named.
     """
-    found = dict.fromkeys(labels)
+    _check_labels(dict.fromkeys(labels), prompts, allow_missing)
+    index = {label: position for position, label in enumerate(prompts.labels)}
+    return np.array([index[label] for label in labels], np.int64)
+
+
+def label_table(label_sets: Sequence[Sequence[str]], prompts: Prompts, *, allow_missing: bool = False) -> np.ndarray:
+    """Which of the prompt file's classes each example of a multi-label set shows; none of them is an answer, too.
+
+    Args:
+        label_sets: one an example.
+        prompts: says which classes there are, and their order.
+        allow_missing: accept that some classes have no example; they get no score.
+
+    Returns:
+        bool [N, K].
+
+    Raises:
+        EvaluationError: as `label_ids`, or no example has a label set.
+    """
+    if not any(label_sets):
+        raise EvaluationError(
+            "multi_label needs examples with sets of labels (label_set), and none has one; set multi_label=false for "
+            "one label an example"
+        )
+    _check_labels(dict.fromkeys(label for labels in label_sets for label in labels), prompts, allow_missing)
+    index = {label: position for position, label in enumerate(prompts.labels)}
+    table = np.zeros((len(label_sets), len(prompts.labels)), bool)
+    for row, labels in enumerate(label_sets):
+        table[row, [index[label] for label in labels]] = True
+    return table
+
+
+def _check_labels(found: dict[str, None], prompts: Prompts, allow_missing: bool) -> None:
     unknown = [label for label in found if label not in prompts.labels]
     missing = [label for label in prompts.labels if label not in found]
     sides = f"classes of {prompts.name}: {', '.join(prompts.labels)}; labels of the data: {_listed(found)}"
@@ -66,8 +108,6 @@ def label_ids(labels: Sequence[str], prompts: Prompts, *, allow_missing: bool = 
             f"{len(missing)} classes of the prompts have no example in the data: {_listed(missing)} ({sides}); "
             "if that is meant, set missing_classes=allow"
         )
-    index = {label: position for position, label in enumerate(prompts.labels)}
-    return np.array([index[label] for label in labels], np.int64)
 
 
 def _listed(labels: Sequence[str] | dict[str, None], limit: int = 12) -> str:

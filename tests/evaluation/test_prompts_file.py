@@ -4,7 +4,14 @@ import json
 
 import pytest
 
-from plip_jax.evaluation.prompts_file import PromptError, known_prompts, load_prompts
+from plip_jax.evaluation.prompts_file import (
+    PromptError,
+    check_template,
+    is_template,
+    known_prompts,
+    load_prompt_sets,
+    load_prompts,
+)
 
 GOOD = {"name": "n", "source": "s", "classes": {"b": ["x", "y"], "a": ["z"]}, "templates": ["A {}.", "The {}."]}
 
@@ -72,3 +79,45 @@ def test_a_malformed_file_is_told_everything_that_is_wrong(tmp_path, content, me
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(PromptError, match=r"did you mean 'kather'.*pannuke"):
         load_prompts("kathr")
+
+
+CONCH = {
+    "0": {
+        "classnames": {"LUSC": ["squamous cell carcinoma", "LUSC"], "LUAD": ["adenocarcinoma"]},
+        "templates": ["CLASSNAME.", "an H&E image of CLASSNAME."],
+    }
+}
+
+
+def test_conchs_layout_is_read_as_it_is(tmp_path):
+    prompts = load_prompts(write(tmp_path, CONCH))
+    assert (prompts.name, prompts.labels) == ("prompts", ("LUSC", "LUAD"))
+    assert "CONCH" in prompts.source
+    assert prompts.texts("LUSC") == [
+        "squamous cell carcinoma.", "an H&E image of squamous cell carcinoma.", "LUSC.", "an H&E image of LUSC.",
+    ]  # fmt: skip
+
+
+def test_a_numbered_set_of_several_is_named(tmp_path):
+    path = write(tmp_path, CONCH | {"1": CONCH["0"] | {"templates": ["CLASSNAME"]}})
+    assert [prompts.name for prompts in load_prompt_sets(path)] == ["prompts#0", "prompts#1"]
+    assert load_prompts(f"{path}#1").texts("LUAD") == ["adenocarcinoma"]
+    with pytest.raises(PromptError, match=r"2 sets of prompts; name one: .*prompts.json#0, .*prompts.json#1"):
+        load_prompts(path)
+    with pytest.raises(PromptError, match="no set '2'; there is 0, 1"):
+        load_prompts(f"{path}#2")
+    assert load_prompt_sets("kather") == (load_prompts("kather"),)
+
+
+def test_a_malformed_numbered_set_is_named(tmp_path):
+    path = write(tmp_path, CONCH | {"7": {"classnames": {"a": ["x"]}, "templates": ["{} CLASSNAME"]}})
+    with pytest.raises(PromptError, match="set 7: classes"):
+        load_prompts(path)
+
+
+def test_a_template_is_told_from_a_file():
+    assert [is_template(text) for text in ("An image of {}.", "CLASSNAME.", "kather", "a/b.json#0")] == [
+        True, True, False, False,
+    ]  # fmt: skip
+    with pytest.raises(PromptError, match=r"exactly one .* or CLASSNAME"):
+        check_template("{} and CLASSNAME")
