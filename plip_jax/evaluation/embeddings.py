@@ -5,6 +5,7 @@ embeddings come from is not known here.
 """
 
 import dataclasses
+import hashlib
 
 import numpy as np
 
@@ -73,6 +74,35 @@ def normalize_rows(features: np.ndarray, *, names: tuple[str, ...] | None = None
     return (features / norms).astype(np.float32)
 
 
+def normalized(embeddings: Embeddings) -> np.ndarray:
+    """The features of embeddings with rows of length 1, float32 [N, D], whether they are stored so or not."""
+    if embeddings.normalize:
+        return embeddings.features
+    return normalize_rows(embeddings.features, names=embeddings.ids)
+
+
+def distinct_rows(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find rows of equal values, bit for bit but for the sign of a zero.
+
+    Args:
+        features: float32 [N, D].
+
+    Returns:
+        The first row of each distinct one, int64 [U], rising, and for each row which of these it equals, int64 [N].
+    """
+    number: dict[bytes, int] = {}
+    first_row: list[int] = []
+    of_row = np.empty(len(features), np.int64)
+    for row, values in enumerate(features):
+        # -0 becomes 0: equal values, equal bytes. By hash, because all rows at once would be a second copy of them.
+        content = np.asarray(values, np.float32) + np.float32(0)
+        found = number.setdefault(hashlib.sha256(content.tobytes()).digest(), len(number))
+        if found == len(first_row):
+            first_row.append(row)
+        of_row[row] = found
+    return np.asarray(first_row, np.int64), of_row
+
+
 class Similarity:
     """Cosine similarity with a fixed set of candidates, exact under ties.
 
@@ -87,14 +117,10 @@ class Similarity:
         Args:
             candidates: float32 [N, D], L2-normalised.
         """
-        first_of: dict[bytes, int] = {}
-        rows = np.ascontiguousarray(candidates, np.float32) + np.float32(0)  # -0 becomes 0: equal values, equal bytes
-        columns = [first_of.setdefault(row.tobytes(), len(first_of)) for row in rows]
-        self.num_candidates = len(rows)
-        self.num_distinct = len(first_of)
-        self._column = np.asarray(columns, np.int64)
-        _, first_row = np.unique(self._column, return_index=True)
-        self._distinct = np.ascontiguousarray(rows[first_row])
+        first_row, self._column = distinct_rows(candidates)
+        self.num_candidates = len(self._column)
+        self.num_distinct = len(first_row)
+        self._distinct = np.ascontiguousarray(np.asarray(candidates, np.float32)[first_row])
 
     def __call__(self, queries: np.ndarray) -> np.ndarray:
         """Score each query (float32 [Q, D], L2-normalised) with each candidate: float32 [Q, N]."""

@@ -34,13 +34,13 @@ def test_ties_are_ranked_pessimistically():
     np.testing.assert_array_equal(ranks, [4])
 
 
-@pytest.mark.parametrize("block_scores", [1, 41, 100, 10**6])
-def test_blocks_change_nothing(block_scores):
+@pytest.mark.parametrize("tile", [(1, 1), (4, 8), (32, 16), (1024, 8192)])
+def test_blocks_change_nothing(tile):
     rng = np.random.default_rng(0)
     candidates, queries = unit(rng.normal(size=(40, 16))), unit(rng.normal(size=(23, 16)))
     candidates[7] = candidates[31]
     targets = [rng.choice(40, size=rng.integers(1, 5), replace=False) for _ in range(23)]
-    ranks = retrieval.first_ranks(queries, candidates, targets, block_scores=block_scores)
+    ranks = retrieval.first_ranks(queries, candidates, targets, tile=tile)
     scores = queries.astype(np.float64) @ candidates.astype(np.float64).T
     expected = []
     for row, right in zip(scores, targets, strict=True):
@@ -94,4 +94,81 @@ def test_random_embeddings_recall_what_chance_says():
 
 def test_nearest_are_the_best_first_and_ties_by_row():
     candidates = unit([[1, 0], [0, 1], [1, 0], [1, 1]])
-    np.testing.assert_array_equal(retrieval.nearest(unit([[1, 0], [0, 1]]), candidates, 3), [[0, 2, 3], [1, 3, 0]])
+    np.testing.assert_array_equal(retrieval.nearest(unit([[1, 0], [0, 1]]), candidates, 3).rows, [[0, 2, 3], [1, 3, 0]])
+
+
+def test_an_excluded_candidate_is_not_ranked():
+    features = unit(np.eye(4)[[0, 0, 1, 2]] + 0.1)
+    targets = [np.array([2]), np.array([0])]
+    queries = np.array([0, 1])
+    # Row 1 is the query's copy: it stays in the way of row 2, and is itself the best answer to row 1's own query.
+    ranks = retrieval.first_ranks(features[queries], features, targets, excluded=queries)
+    np.testing.assert_array_equal(ranks, [3, 1])
+    np.testing.assert_array_equal(retrieval.first_ranks(features[queries], features, targets), [4, 2])
+
+
+@pytest.mark.parametrize("tile", [(2, 2), (8, 8), (1024, 8192)])
+def test_nearest_equals_a_sort_of_all_scores(tile):
+    rng = np.random.default_rng(2)
+    candidates, queries = unit(rng.normal(size=(60, 6))), unit(rng.normal(size=(9, 6)))
+    candidates[40:50] = candidates[3]  # eleven equal ones
+    candidates[55] = candidates[20]
+    codes, query_codes = rng.integers(0, 4, 60), rng.integers(0, 4, 9)
+    queries[0] = candidates[3]
+    scores = queries.astype(np.float64) @ candidates.astype(np.float64).T
+    first = np.array([np.flatnonzero((candidates == row).all(axis=1))[0] for row in candidates])
+    for k, excluded in ((1, False), (7, False), (7, True), (60, True)):
+        given = {"query_codes": query_codes, "candidate_codes": codes} if excluded else {}
+        found = retrieval.nearest(queries, candidates, k, tile=tile, **given)
+        for query in range(9):
+            allowed = np.flatnonzero(~(excluded & (codes == query_codes[query])))
+            # By score, then by the first row with these features, then by row.
+            order = allowed[np.lexsort((allowed, first[allowed], -scores[query, allowed].round(6)))][:k]
+            expected = np.full(k, -1)
+            expected[: len(order)] = order
+            np.testing.assert_array_equal(found.rows[query], expected)
+            # 1e-6: a float32 sum of six products of at most one
+            np.testing.assert_allclose(found.scores[query, : len(order)], scores[query, order], atol=1e-6)
+            assert (found.scores[query, len(order) :] == -np.inf).all()
+
+
+def test_chance_of_each_query_is_by_its_number_of_right_answers():
+    np.testing.assert_array_equal(
+        retrieval.random_recalls(10, np.array([1, 2, 1]), 5), [0.5, 1 - (5 * 4) / (10 * 9), 0.5]
+    )
+
+
+def test_the_curve_begins_at_one_ends_at_the_candidates_and_agrees_with_recall():
+    ranks, targets = np.array([1, 4, 7]), [np.array([0])] * 3
+    curve = retrieval.recall_curve(ranks, targets, 8)
+    assert curve["k"] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert curve["recall"] == [1 / 3, 1 / 3, 1 / 3, 2 / 3, 2 / 3, 2 / 3, 1, 1]
+    assert curve["random"] == [k / 8 for k in range(1, 9)]
+    points = retrieval.curve_cut_offs(100_000)
+    assert (points[0], points[-1]) == (1, 1000)
+    assert len(points) <= 60
+    assert list(points) == sorted(set(points))
+    assert retrieval.curve_cut_offs(1) == (1,)
+
+
+def test_resampled_recalls_equal_those_of_repeated_queries():
+    rng = np.random.default_rng(3)
+    ranks, example_of = rng.integers(1, 30, 50), rng.integers(0, 20, 50)
+    num_right = rng.integers(1, 4, 50)
+    chances = np.stack([retrieval.random_recalls(100, num_right, k) for k in (1, 10)])
+    weights = rng.integers(0, 3, (40, 20)).astype(np.int32)
+    found = retrieval.resampled_recalls(ranks, chances, example_of, (1, 10), weights)
+    for row, weight in enumerate(weights):
+        repeated = np.repeat(np.arange(50), weight[example_of])
+        assert found["median_rank"][row] == np.median(ranks[repeated])
+        assert found["recall@10"][row] == pytest.approx((ranks[repeated] <= 10).mean(), rel=1e-12)  # order of sums
+        expected = (ranks[repeated] <= 1).sum() / chances[0, repeated].sum()
+        assert found["fold@1"][row] == pytest.approx(expected, rel=1e-12)  # order of sums
+
+
+def test_a_resample_without_queries_has_no_number():
+    found = retrieval.resampled_recalls(
+        np.array([3]), np.array([[0.5]]), np.array([1]), (1,), np.array([[2, 0], [0, 1]])
+    )
+    assert np.isnan([values[0] for values in found.values()]).all()
+    assert found["median_rank"][1] == 3
