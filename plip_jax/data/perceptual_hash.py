@@ -1,0 +1,179 @@
+"""Near-duplicate images by a 64-bit hash of their coarse structure, and the search for close hashes.
+
+The hash is pHash's: signs of the low frequencies of the image's discrete cosine transform (Zauner 2010,
+"Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2.1; phash.org's ``ph_dct_imagehash``).
+A copy that is compressed again, resized or slightly cropped differs in a few bits, another image in about 32. The eight
+flips and quarter turns of an image need no further transform: they change signs and swap axes of the same coefficients.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image
+from scipy import sparse
+from scipy.sparse import csgraph
+
+# Of the image that is transformed, pixels.
+SIDE = 32
+# Below this spread of its 32 x 32 grey levels an image has no structure to compare (blank background), 0-255.
+MIN_CONTRAST = 2.0
+
+_BITS = 64
+# DCT-II with frequencies 1 to 8: the constant and the other coefficients of its row and column are left out.
+_FREQUENCIES = np.cos(np.pi * np.outer(np.arange(1, 9), 2 * np.arange(SIDE) + 1) / (2 * SIDE))
+_ODD = np.where(np.arange(1, 9) % 2, -1.0, 1.0)  # a mirror image has the odd frequencies' signs changed
+# Of the banded search: four bands of 16 bits, the pairs compared at a time, and those of a search without bands.
+_BANDS, _BAND_BITS = 4, 16
+_BLOCK_PAIRS = 2**22
+_MOST_BANDED_RADIUS = 11
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageHash:
+    """The hash of an image.
+
+    Attributes:
+        bits: uint64 [8], of the image and its flips and quarter turns; the first is the image's own.
+        contrast: standard deviation of its grey levels at 32 x 32, 0-255.
+    """
+
+    bits: np.ndarray
+    contrast: float
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the bits are noise, because there is next to nothing in the image."""
+        return self.contrast < MIN_CONTRAST
+
+
+def hash_image(image: Image.Image) -> ImageHash:
+    """Hash an image and its seven flips and quarter turns.
+
+    Args:
+        image: any mode that Pillow converts to grey; any size.
+    """
+    grey = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX), np.float64)
+    coefficients = _FREQUENCIES @ grey @ _FREQUENCIES.T
+    turned = [
+        axes * rows[:, None] * columns[None, :]
+        for axes in (coefficients, coefficients.T)
+        for rows in (np.ones(8), _ODD)
+        for columns in (np.ones(8), _ODD)
+    ]
+    return ImageHash(np.asarray([_signs(one) for one in turned], np.uint64), float(grey.std()))
+
+
+def _signs(coefficients: np.ndarray) -> int:
+    above = (coefficients > np.median(coefficients)).reshape(-1)
+    return int.from_bytes(np.packbits(above).tobytes(), "big")
+
+
+def distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Number of differing bits of hashes, uint64 of shapes that broadcast."""
+    return np.bitwise_count(left ^ right)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClosePairs:
+    """Pairs of hashes that differ in few bits, in the order of left and right.
+
+    Attributes:
+        left, right: rows, int64 [P].
+        distance: bits, int64 [P].
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    distance: np.ndarray
+
+
+def close_pairs(left: np.ndarray, right: np.ndarray, radius: int) -> ClosePairs:
+    """Find every pair of hashes that differ in at most ``radius`` bits; exact.
+
+    Two such hashes agree within radius // 4 bits in one of their four bands of 16 bits (Norouzi, Punjani & Fleet 2012,
+    "Fast Search in Hamming Space with Multi-Index Hashing"), so only those that do are compared; from a radius of 12
+    on, all are.
+
+    Args:
+        left: uint64 [N].
+        right: uint64 [M], or [M, V] with V variants of each (its flips and turns), of which the nearest counts.
+        radius: bits, in [0, 64].
+
+    Raises:
+        ValueError: the radius is out of range, or an array is not of uint64.
+    """
+    if not 0 <= radius <= _BITS:
+        raise ValueError(f"radius: expected 0 to {_BITS} bits, got {radius}")
+    if left.dtype != np.uint64 or right.dtype != np.uint64:
+        raise ValueError(f"expected hashes of uint64, got {left.dtype} and {right.dtype}")
+    variants = right[:, None] if right.ndim == 1 else right
+    search = _banded if radius <= _MOST_BANDED_RADIUS else _all
+    keys, found_distances = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for variant in range(variants.shape[1]):
+        for rows, columns in search(left, np.ascontiguousarray(variants[:, variant]), radius):
+            distance = distances(left[rows], variants[columns, variant]).astype(np.int64)
+            near = distance <= radius
+            key, first = np.unique(rows[near] * len(variants) + columns[near], return_index=True)
+            keys.append(key)
+            found_distances.append(distance[near][first])
+    key, distance = np.concatenate(keys), np.concatenate(found_distances)
+    order = np.lexsort((distance, key))
+    key, distance = key[order], distance[order]
+    first = np.flatnonzero(np.diff(key, prepend=-1))  # the nearest variant of each pair
+    rows, columns = np.divmod(key[first], max(1, len(variants)))
+    return ClosePairs(rows, columns, distance[first])
+
+
+def _all(left: np.ndarray, right: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    block = max(1, _BLOCK_PAIRS // max(1, len(right)))
+    for start in range(0, len(left), block):
+        rows, columns = np.nonzero(distances(left[start : start + block, None], right[None, :]) <= radius)
+        yield rows + start, columns
+
+
+def _banded(left: np.ndarray, right: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs that agree within radius // 4 bits in a band; some of them several times."""
+    words = np.arange(2**_BAND_BITS, dtype=np.uint32)
+    flips = words[np.bitwise_count(words) <= radius // _BANDS]
+    for band in range(_BANDS):
+        shift = np.uint64(band * _BAND_BITS)
+        mask = np.uint64(2**_BAND_BITS - 1)
+        left_words, right_words = (((hashes >> shift) & mask).astype(np.uint32) for hashes in (left, right))
+        order = np.argsort(right_words, kind="stable")
+        ends = np.cumsum(np.bincount(right_words, minlength=2**_BAND_BITS))
+        for flip in flips:
+            word = left_words ^ flip
+            counts = ends[word] - np.where(word > 0, ends[word - np.minimum(word, 1)], 0)
+            yield from _expand(ends[word] - counts, counts, order)
+
+
+def _expand(starts: np.ndarray, counts: np.ndarray, order: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each row with ``order[start : start + count]``, some million pairs at a time."""
+    rows = np.flatnonzero(counts)
+    cuts = np.searchsorted(np.cumsum(counts[rows]), np.arange(_BLOCK_PAIRS, counts.sum(), _BLOCK_PAIRS), side="right")
+    for part in np.split(rows, cuts):
+        number = counts[part]
+        offset = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number)
+        if len(offset):
+            yield np.repeat(part, number), order[np.repeat(starts[part], number) + offset]
+
+
+def cluster_duplicates(hashes: np.ndarray, radius: int) -> np.ndarray:
+    """Number the groups of images that are near-duplicates of each other, directly or by a chain of others.
+
+    Args:
+        hashes: uint64 [N], or [N, V] with the flips and turns of each, the image's own first.
+        radius: bits.
+
+    Returns:
+        int64 [N], groups numbered in the order of their first image. An image alone is a group of one.
+    """
+    variants = hashes[:, None] if hashes.ndim == 1 else hashes
+    _, first, which = np.unique(variants[:, 0], return_index=True, return_inverse=True)
+    distinct = variants[first]  # equal images are one: a thousand blank ones would be a million pairs
+    pairs = close_pairs(np.ascontiguousarray(distinct[:, 0]), distinct, radius)
+    graph = sparse.coo_array((np.ones(len(pairs.left), np.int8), (pairs.left, pairs.right)), shape=(len(first),) * 2)
+    _, component = csgraph.connected_components(graph, directed=False)
+    number: dict[int, int] = {}
+    return np.asarray([number.setdefault(int(group), len(number)) for group in component[which]], np.int64)

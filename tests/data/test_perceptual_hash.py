@@ -1,0 +1,145 @@
+"""The hash of copies and of other images, its flips and turns, and the exact search for close ones."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import fft
+
+from plip_jax.data.perceptual_hash import close_pairs, cluster_duplicates, distances, hash_image
+from tests.small_tissue import encoded, tissue
+
+# Of 64 bits; what the leakage audit takes by default.
+RADIUS = 6
+
+
+def own(image: Image.Image) -> np.uint64:
+    return hash_image(image).bits[0]
+
+
+def again(image: Image.Image, quality: int) -> Image.Image:
+    return Image.open(io.BytesIO(encoded(image, "JPEG", quality=quality)))
+
+
+COPIES = {
+    "compressed": lambda image: again(image, 75),
+    "compressed hard": lambda image: again(image, 40),
+    "reduced": lambda image: image.resize((60, 60), Image.Resampling.BICUBIC),
+    "enlarged and compressed": lambda image: again(image.resize((224, 224), Image.Resampling.BICUBIC), 85),
+    "cropped": lambda image: image.crop((1, 1, 127, 127)),
+    "brighter": lambda image: image.point(lambda level: int(level * 1.05)),
+    "grey": lambda image: image.convert("L"),
+}
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_copies_stay_within_the_radius(kind):
+    found = [int(distances(own(tissue(seed)), own(COPIES[kind](tissue(seed))))) for seed in range(30)]
+    assert max(found) <= RADIUS
+
+
+def test_other_images_differ_in_about_half_of_the_bits():
+    bits = np.array([own(tissue(seed)) for seed in range(100)])
+    found = distances(bits[:, None], bits[None, :])[np.triu_indices(100, 1)]
+    assert found.min() > 2 * RADIUS
+    assert found.mean() == pytest.approx(32, abs=1)  # independent signs
+
+
+def test_the_hash_is_of_the_cosine_transforms_low_frequencies():
+    grey = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    coefficients = fft.dctn(grey.astype(np.float64), type=2)[1:9, 1:9]
+    bits = (coefficients > np.median(coefficients)).reshape(-1)
+    assert int(own(Image.fromarray(grey))) == int("".join("1" if bit else "0" for bit in bits), 2)
+
+
+def test_half_of_the_bits_are_set():
+    assert [int(np.bitwise_count(own(tissue(seed)))) for seed in range(5)] == [32] * 5
+
+
+@pytest.mark.parametrize("turn", list(Image.Transpose))
+def test_a_flipped_or_turned_image_has_one_of_the_eight_hashes(turn):
+    image = tissue(3, side=96).resize((120, 96))
+    hashes = hash_image(image)
+    found = distances(own(image.transpose(turn)), hashes.bits)
+    assert found.min() <= 2  # rounding of Pillow's box filter moves a coefficient across the median
+    assert len(set(hashes.bits.tolist())) == 8
+    assert distances(own(image.transpose(turn)), hashes.bits[0]) > RADIUS
+
+
+def test_blank_images_are_known_as_such():
+    assert hash_image(Image.new("RGB", (64, 64), (240, 238, 242))).is_flat
+    noise = np.random.default_rng(0).normal(235, 2, (224, 224, 3)).astype(np.uint8)
+    assert hash_image(Image.fromarray(noise)).is_flat
+    assert not hash_image(tissue(0)).is_flat
+
+
+def planted(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Random hashes, some of them others with up to 14 bits changed."""
+    hashes = rng.integers(0, 2**64, count, dtype=np.uint64)
+    for row in range(0, count, 3):
+        bits = rng.choice(64, rng.integers(0, 15), replace=False)
+        hashes[row] = hashes[rng.integers(count)] ^ np.bitwise_or.reduce(
+            np.uint64(1) << bits.astype(np.uint64), initial=0
+        )
+    return hashes
+
+
+@pytest.mark.parametrize("radius", [0, 3, 4, 6, 11, 12, 20])
+def test_the_search_finds_every_close_pair(radius):
+    rng = np.random.default_rng(radius)
+    left = planted(rng, 400)
+    right = np.concatenate([planted(rng, 200), left[:50] ^ np.uint64(0b1011), left[50:80]])
+    found = close_pairs(left, right, radius)
+    all_distances = distances(left[:, None], right[None, :])
+    rows, columns = np.nonzero(all_distances <= radius)
+    assert len(rows) >= 30
+    np.testing.assert_array_equal(found.left, rows)
+    np.testing.assert_array_equal(found.right, columns)
+    np.testing.assert_array_equal(found.distance, all_distances[rows, columns])
+
+
+def test_of_several_variants_the_nearest_counts_once():
+    left = np.array([0b111, 2**40 + 2**50 + 2**60], np.uint64)
+    right = np.array([[0b110, 0b111], [0b1, 0b10], [2**40, 2**41]], np.uint64)
+    found = close_pairs(left, right, 2)
+    assert list(zip(found.left.tolist(), found.right.tolist(), found.distance.tolist(), strict=True)) == [
+        (0, 0, 0), (0, 1, 2), (1, 2, 2),
+    ]  # fmt: skip
+
+
+def test_nothing_is_close_to_nothing():
+    empty = np.empty(0, np.uint64)
+    for left, right in ((empty, np.array([1], np.uint64)), (np.array([1], np.uint64), empty), (empty, empty)):
+        for radius in (2, 30):
+            assert len(close_pairs(left, right, radius).left) == 0
+
+
+def test_a_search_that_cannot_be_meant_is_refused():
+    with pytest.raises(ValueError, match="0 to 64 bits, got 65"):
+        close_pairs(np.zeros(1, np.uint64), np.zeros(1, np.uint64), 65)
+    with pytest.raises(ValueError, match="hashes of uint64, got int64"):
+        close_pairs(np.zeros(1, np.int64), np.zeros(1, np.uint64), 1)
+
+
+def test_clusters_are_chains_of_close_hashes():
+    hashes = np.array([0, 2**40 - 1, 0b11, 0b1111, 2**40 - 1, 0b111111, 2**63 + 2**62 + 2**20], np.uint64)
+    assert cluster_duplicates(hashes, 2).tolist() == [0, 1, 0, 0, 1, 0, 2]
+    assert cluster_duplicates(hashes, 1).tolist() == [0, 1, 2, 3, 1, 4, 5]
+
+
+def test_flipped_copies_are_one_cluster():
+    images = [tissue(0), tissue(1), tissue(0).transpose(Image.Transpose.ROTATE_90), again(tissue(1), 60)]
+    hashes = np.array([hash_image(image).bits for image in images])
+    assert cluster_duplicates(hashes, RADIUS).tolist() == [0, 1, 0, 1]
+    assert cluster_duplicates(hashes[:, 0], RADIUS).tolist() == [0, 1, 2, 1]
+
+
+@pytest.mark.realdata
+def test_real_tiles_are_told_apart_and_their_copies_found(realdata):
+    files = sorted((realdata / "pathology_atlas" / "tiles").rglob("*.jpg"))[::4]
+    images = [image for file in files if not hash_image(image := Image.open(file)).is_flat]
+    hashes = np.array([hash_image(image).bits for image in images])
+    assert len(set(cluster_duplicates(hashes, RADIUS).tolist())) == len(images) > 200
+    copies = [own(again(image.resize((224, 224), Image.Resampling.BICUBIC), 75)) for image in images[::5]]
+    assert (distances(np.array(copies), hashes[::5, 0]) <= RADIUS).all()
