@@ -1,42 +1,31 @@
-"""The public class `PLIP`, and `Encoder`, the one batched, padded, sharded encoder that every program shares.
+"""The public class `PLIP`, and `Encoder`, CLIP's two towers as one batched, padded, sharded encoder.
 
-Owns how images and texts of any form become features: decoding in threads while the device computes, batches of one
-static shape (so each tower is compiled once), every input counted once and kept in order. Losses, metrics and
-files are elsewhere.
+Owns which function of CLIP and which preprocessing make features of images and texts; how lists become batches of one
+static shape (so each tower is compiled once) is in `batching`. Losses, metrics and files are elsewhere.
 """
 
-import collections
-import concurrent.futures
 import dataclasses
-import itertools
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
 import tqdm
 from jax.sharding import Mesh
-from PIL import Image, ImageOps
+from PIL import Image
 
+from plip_jax.batching import Batcher, ImageInput, image_list, is_one_image, normalized
 from plip_jax.convert.load import LoadedModel, Weights, Which, load_model
-from plip_jax.data.image import ImageError, Preprocessing, decode_image, normalize_pixels, preprocess_image
+from plip_jax.data.image import Preprocessing, normalize_pixels, preprocess_image
 from plip_jax.data.tokenizer import Tokenizer
 from plip_jax.model import clip
 from plip_jax.model.presets import CLIPConfig
-from plip_jax.sharding import make_mesh, put_batch, replicated
 
-# A path, the bytes of an image file, a PIL image, or uint8 [height, width, 3] in RGB.
-ImageInput = str | Path | bytes | Image.Image | np.ndarray
 Params = dict[str, Any]
-Item = TypeVar("Item")
 
 # PLIP's general prompt (Huang et al. 2023, PanNuke's without the word tissue).
 DEFAULT_TEMPLATE = "An H&E image of {}."
-
-# Batches whose images are decoded ahead of the device: one being computed, one ready, one being decoded.
-_PREFETCHED_BATCHES = 2
 
 
 class Encoder:
@@ -57,25 +46,22 @@ class Encoder:
         batch_size: int = 64,
         mesh: Mesh | None = None,
     ):
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
         self.config = config
         self.tokenizer = tokenizer
         self.preprocessing = preprocessing
-        self.mesh = make_mesh() if mesh is None else mesh
-        self.batch_size = -(-batch_size // self.mesh.size) * self.mesh.size
+        self._batcher = Batcher(batch_size, mesh)
+        self.mesh, self.batch_size = self._batcher.mesh, self._batcher.batch_size
         model = clip.build(config, compute_dtype=compute_dtype)
 
         def image_features(params: Params, images: jax.Array) -> jax.Array:
             return model.encode_image(params, normalize_pixels(images, preprocessing))
 
-        # Replicated outputs: with several hosts each of them reads all features.
-        self._image_features = jax.jit(image_features, out_shardings=replicated(self.mesh))
-        self._text_features = jax.jit(model.encode_text, out_shardings=replicated(self.mesh))
+        self._image_features = self._batcher.jit(image_features)
+        self._text_features = self._batcher.jit(model.encode_text)
 
     def put_params(self, params: Params) -> Params:
         """Place parameters on the devices once; numpy ones would travel with every batch."""
-        return jax.device_put(params, replicated(self.mesh))
+        return self._batcher.put_params(params)
 
     def encode_images(
         self,
@@ -112,8 +98,10 @@ class Encoder:
         progress: bool = False,
     ) -> np.ndarray:
         """`encode_images` by several parameters, each image decoded once: float32 [models, images, embed_dim]."""
-        bar = tqdm.tqdm(_image_list(images), desc="images", unit="image", disable=not progress)
-        return self._encode(self._image_features, models, self._image_batches(bar, names), normalize)
+        bar = tqdm.tqdm(image_list(images), desc="images", unit="image", disable=not progress)
+        batches = self._batcher.image_batches(bar, names, to_pixels=self._pixels, side=self.preprocessing.image_size)
+        features = self._batcher.run(self._image_features, models, batches, self.config.embed_dim)
+        return normalized(features) if normalize else features
 
     def encode_text(
         self, params: Params, texts: str | Iterable[str], *, normalize: bool = True, progress: bool = False
@@ -127,81 +115,12 @@ class Encoder:
         """
         items = [texts] if isinstance(texts, str) else texts
         bar = tqdm.tqdm(items, desc="texts", unit="text", disable=not progress)
-        return self._encode(self._text_features, [params], self._text_batches(bar), normalize)[0]
+        batches = self._batcher.text_batches(bar, self.tokenizer)
+        features = self._batcher.run(self._text_features, [params], batches, self.config.embed_dim)[0]
+        return normalized(features) if normalize else features
 
-    def _encode(
-        self,
-        function: Callable[[Params, jax.Array], jax.Array],
-        models: Sequence[Params],
-        batches: Iterable[tuple[int, np.ndarray]],
-        normalize: bool,
-    ) -> np.ndarray:
-        """Run batches of (rows that count, this process's padded share), each read one late: [models, rows, dim]."""
-        results = [np.zeros((len(models), 0, self.config.embed_dim), np.float32)]
-        running: tuple[int, list[jax.Array]] | None = None
-        for count, share in batches:
-            placed = put_batch(self.mesh, {"share": share})["share"]
-            features = [function(params, placed) for params in models]
-            if running is not None:
-                results.append(_read_rows(*running))
-            running = count, features
-        if running is not None:
-            results.append(_read_rows(*running))
-        joined = np.concatenate(results, axis=1)
-        return _normalized(joined) if normalize else joined
-
-    def _image_batches(self, images: Iterable[Any], names: Sequence[str] | None) -> Iterator[tuple[int, np.ndarray]]:
-        """Batches of uint8 pixels, decoded by threads ahead of their use."""
-        pool = concurrent.futures.ThreadPoolExecutor(min(16, os.cpu_count() or 1), thread_name_prefix="plip-decode")
-        pending: collections.deque[tuple[int, list[concurrent.futures.Future[np.ndarray]]]] = collections.deque()
-        try:
-            for batch in _in_batches(enumerate(images), self.batch_size):
-                share = [
-                    pool.submit(
-                        self._pixels, *_named(image, names[index] if names else f"number {index} of the images")
-                    )
-                    for index, image in self._share(batch)
-                ]
-                pending.append((len(batch), share))
-                if len(pending) > _PREFETCHED_BATCHES:
-                    yield self._padded(*pending.popleft())
-            while pending:
-                yield self._padded(*pending.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _text_batches(self, texts: Iterable[str]) -> Iterator[tuple[int, np.ndarray]]:
-        for batch in _in_batches(texts, self.batch_size):
-            for text in batch:
-                if not isinstance(text, str):
-                    raise TypeError(f"texts: expected strings, got {type(text).__name__}")
-            # An empty caption fills the padding rows: a row without an end-of-text token has no pooled position.
-            share = self._share(batch)
-            padded = share + [""] * (self.batch_size // jax.process_count() - len(share))
-            yield len(batch), self.tokenizer(padded)
-
-    def _share(self, batch: list[Item]) -> list[Item]:
-        """This process's contiguous part of a batch (all of it on one host)."""
-        size = self.batch_size // jax.process_count()
-        start = size * jax.process_index()
-        return batch[start : start + size]
-
-    def _padded(self, count: int, rows: list[concurrent.futures.Future[np.ndarray]]) -> tuple[int, np.ndarray]:
-        side = self.preprocessing.image_size
-        share = np.zeros((self.batch_size // jax.process_count(), side, side, 3), np.uint8)
-        for i, row in enumerate(rows):
-            share[i] = row.result()
-        return count, share
-
-    def _pixels(self, name: str, image: bytes | Image.Image | Path) -> np.ndarray:
+    def _pixels(self, image: Image.Image) -> np.ndarray:
         """uint8 [image_size, image_size, 3]; runs in a thread."""
-        if isinstance(image, Path):
-            try:
-                image = image.read_bytes()
-            except OSError as error:
-                raise ImageError(f"image {name!r}: expected a readable file, got {error.strerror or error}") from error
-        if isinstance(image, bytes):
-            image = decode_image(image, name=name)
         return preprocess_image(image, self.preprocessing)
 
 
@@ -343,55 +262,4 @@ class PLIP:
             Prediction({str(labels[i]): float(row[i]) for i in ranks})
             for row, ranks in zip(probabilities, order, strict=True)
         ]
-        return predictions[0] if _is_one_image(images) else predictions
-
-
-def _is_one_image(images: Any) -> bool:
-    if isinstance(images, np.ndarray):
-        return images.ndim <= 3
-    return isinstance(images, str | Path | bytes | Image.Image)
-
-
-def _image_list(images: Any) -> Iterable[Any]:
-    return [images] if _is_one_image(images) else images
-
-
-def _named(image: Any, name: str) -> tuple[str, bytes | Image.Image | Path]:
-    """The name for messages (a path names itself), and the image in a form that a thread may take."""
-    if isinstance(image, str | Path):
-        return str(image), Path(image)
-    if isinstance(image, bytes):
-        return name, image
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-            raise TypeError(f"{name}: expected uint8 [height, width, 3], got {image.dtype} {list(image.shape)}")
-        return name, Image.fromarray(image)
-    if isinstance(image, Image.Image):
-        # Loaded here, not in the thread: a PIL image that occurs twice in the list must not be decoded twice at once.
-        try:
-            image.load()
-            return name, ImageOps.exif_transpose(image)
-        except Exception as error:  # a lazily opened file fails with any of a dozen unrelated types
-            raise ImageError(f"{name}: expected a whole image, got {type(error).__name__}: {error}") from error
-    raise TypeError(
-        f"{name}: expected a path, the bytes of an image file, a PIL image or uint8 [height, width, 3], "
-        f"got {type(image).__name__}"
-    )
-
-
-def _in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """itertools.batched, which Python 3.11 lacks."""
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
-
-
-def _read_rows(count: int, features: Sequence[jax.Array]) -> np.ndarray:
-    """The first rows of a batch of each model, to the host."""
-    return np.stack([np.asarray(one)[:count] for one in features])
-
-
-def _normalized(features: np.ndarray) -> np.ndarray:
-    """Every row of length one; a row of zeros, which has no direction, stays."""
-    norms = np.linalg.norm(features, axis=-1, keepdims=True)
-    return features / np.maximum(norms, np.finfo(np.float32).tiny)
+        return predictions[0] if is_one_image(images) else predictions

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from plip_jax.convert.hf_config import (
+    PREPROCESSING_FILES,
     HFConfigError,
     config_from_hf,
     config_to_hf,
+    find_processor_settings,
     preprocessing_from_hf,
     preprocessing_to_hf,
     read_json,
@@ -40,7 +42,6 @@ WEIGHTS_FILES: dict[str, tuple[Callable[[Path], dict[str, np.ndarray]], Column]]
     "pytorch_model.bin": (read_torch_file, "hf"),
 }
 # transformers 5.x saves the image processor's settings inside processor_config.json.
-PREPROCESSING_FILES = ("preprocessor_config.json", "processor_config.json")
 SMALL_FILES = ("config.json", *PREPROCESSING_FILES, *TOKENIZER_FILES)
 
 # Constants that old versions of transformers saved beside the weights (0, 1, 2, …).
@@ -148,16 +149,9 @@ def _read_weights(folder: Path, config: CLIPConfig) -> tuple[Params, str]:
 
 
 def _read_preprocessing(folder: Path) -> Preprocessing:
-    for name in PREPROCESSING_FILES:
-        if not (folder / name).is_file():
-            continue
-        values = read_json(folder / name)
-        if name == "processor_config.json":
-            values = values.get("image_processor")
-            if not isinstance(values, dict):
-                continue
+    if found := find_processor_settings(folder):
         try:
-            return preprocessing_from_hf(values)
+            return preprocessing_from_hf(found[1])
         except HFConfigError as error:
             raise HFConfigError(f"{folder}: {error}") from None
     raise HFConfigError(

@@ -46,6 +46,25 @@ class HFConfigError(ValueError):
     """A JSON file of a Hugging Face folder is damaged, or asks for what plip_jax does not have."""
 
 
+PREPROCESSING_FILES = ("preprocessor_config.json", "processor_config.json")
+
+
+def find_processor_settings(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """The image settings of a folder and the name of their file; None where there are none.
+
+    Raises:
+        HFConfigError: a damaged file.
+    """
+    for name in PREPROCESSING_FILES:
+        if (folder / name).is_file():
+            values: Any = read_json(folder / name)
+            if name == "processor_config.json":
+                values = values.get("image_processor")
+            if isinstance(values, dict):
+                return name, values
+    return None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read one JSON object.
 

@@ -7,7 +7,6 @@ between two models. The hub is asked for the files that are needed and no others
 import argparse
 import dataclasses
 import hashlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from plip_jax.convert.hf import SMALL_FILES, WEIGHTS_FILES, is_hf_folder, read_hf
+from plip_jax.convert.hub import HUB_ID, SourceError, download
 from plip_jax.convert.names import flatten
 from plip_jax.data.image import Preprocessing
 from plip_jax.data.tokenizer import Tokenizer, restore_tokenizer
@@ -22,7 +22,6 @@ from plip_jax.model.presets import CLIPConfig
 from plip_jax.training.checkpoint import Weights, Which, is_workdir, read_model
 from plip_jax.training.interpolation import check_alpha, interpolate
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Files of one weights format, in the order of `WEIGHTS_FILES`; sharded safetensors have several.
 _HUB_WEIGHTS = (
     ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
@@ -38,10 +37,6 @@ _FILES_TO_FETCH = (
     "vocab.json",
     "merges.txt",
 )
-
-
-class SourceError(ValueError):
-    """A source that is no model we know, or cannot be reached. The message says what was looked for and found."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +104,7 @@ def load_model(source: str | Path, *, which: Which = "latest", weights: Weights 
             return _load_workdir(folder, which, weights)
         if not is_hf_folder(folder):
             raise SourceError(_unknown_folder(folder))
-    elif not (isinstance(source, str) and _HUB_ID.fullmatch(source)) or folder.exists():
+    elif not (isinstance(source, str) and HUB_ID.fullmatch(source)) or folder.exists():
         got = "a file" if folder.exists() else "nothing at that path"
         raise SourceError(f"{source}: expected a model folder, a training workdir or a hub id (owner/name), got {got}")
     if which != "latest":
@@ -170,9 +165,25 @@ def _compared(model: LoadedModel) -> dict[str, Any]:
     }
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Add ``--checkpoint``, ``--which`` and ``--weights``, the arguments of `load_model`, to a program's flags."""
-    parser.add_argument("--checkpoint", required=True, help="workdir of a training run, Hugging Face folder or hub id")
+def add_model_flags(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add ``--checkpoint``, ``--which`` and ``--weights``, the arguments of `load_model`, to a program's flags.
+
+    Args:
+        parser: of the program.
+        several: ``--checkpoint`` may be given more than once, with a name and a kind of encoder before the source.
+    """
+    one = "workdir of a training run, Hugging Face folder or hub id"
+    if several:
+        parser.add_argument(
+            "--checkpoint",
+            required=True,
+            action="append",
+            metavar="[NAME=][KIND:]SOURCE",
+            help=f"{one}; give it again for another model to compare. KIND is one of clip (the default), siglip, vit, "
+            "densenet, files (a folder of embeddings)",
+        )
+    else:
+        parser.add_argument("--checkpoint", required=True, help=one)
     parser.add_argument(
         "--which", type=_which, default="latest", help="of a workdir: latest, best or a step (default: %(default)s)"
     )
@@ -242,22 +253,8 @@ def _unknown_folder(folder: Path) -> str:
 
 def _download(repo_id: str) -> Path:
     """Fetch a hub id into the Hugging Face cache, or find it there: the small files and one format of weights."""
-    import huggingface_hub  # not at the top: half a second that reading a folder does not need
-
-    try:
-        folder = Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=list(SMALL_FILES)))
-        for patterns in _HUB_WEIGHTS:
-            if is_hf_folder(folder):
-                break
-            folder = Path(huggingface_hub.snapshot_download(repo_id, allow_patterns=list(patterns)))
-    except Exception as error:  # network, authentication, unknown id: a dozen types of three libraries
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise SourceError(
-            f"{repo_id!r} is no folder here, and the Hugging Face hub did not give it ({type(error).__name__}: "
-            f"{reason}). Without the network: fetch {', '.join(_FILES_TO_FETCH)} "
-            f"and one of {', '.join(WEIGHTS_FILES)} of https://huggingface.co/{repo_id}/tree/main on another machine "
-            "(`hf download` makes such a folder) and pass that folder instead of the id"
-        ) from error
+    wanted = f"{', '.join(_FILES_TO_FETCH)} and one of {', '.join(WEIGHTS_FILES)}"
+    folder = download(repo_id, SMALL_FILES, _HUB_WEIGHTS, is_whole=is_hf_folder, wanted=wanted)
     if not is_hf_folder(folder):
         raise SourceError(f"hub id {repo_id}: {_unknown_folder(folder)}")
     return folder

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from plip_jax.model.presets import Activation, CLIPConfig, TextConfig, VisionConfig
 from plip_jax.model.products import attend, matmul
+from plip_jax.model.vit_config import ViTConfig
 
 
 def normal_param(rngs: nnx.Rngs, shape: tuple[int, ...], stddev: float) -> nnx.Param:
@@ -141,7 +142,9 @@ class Block(nnx.Module):
     added to the residual stream.
     """
 
-    def __init__(self, tower: VisionConfig | TextConfig, config: CLIPConfig, *, compute_dtype: str, rngs: nnx.Rngs):
+    def __init__(
+        self, tower: VisionConfig | TextConfig, config: CLIPConfig | ViTConfig, *, compute_dtype: str, rngs: nnx.Rngs
+    ):
         width = tower.width
         out_stddev = width**-0.5 * (2 * tower.depth) ** -0.5
         common: dict[str, Any] = {"out_stddev": out_stddev, "compute_dtype": compute_dtype, "rngs": rngs}
@@ -167,7 +170,7 @@ class Stack(nnx.Module):
     def __init__(
         self,
         tower: VisionConfig | TextConfig,
-        config: CLIPConfig,
+        config: CLIPConfig | ViTConfig,
         *,
         compute_dtype: str,
         remat: bool,

@@ -177,4 +177,4 @@ def test_only_one_format_of_weights_is_fetched_from_the_hub(tmp_path: Path, monk
     assert load_model("owner/model").weights_file == "model.safetensors"
     assert not (cache / "pytorch_model.bin").exists()
     assert not (cache / "tf_model.h5").exists()
-    assert load._HUB_ID.fullmatch("owner/model/deeper") is None
+    assert load.HUB_ID.fullmatch("owner/model/deeper") is None
