@@ -267,7 +267,13 @@ def _read_metadata(directory: epath.Path, step: int) -> tuple[Mapping[str, Any],
             f"{directory}/{step}: expected checkpoint format version {' or '.join(map(str, _READABLE_VERSIONS))}, got "
             f"{found}; read it with the plip_jax that wrote it, or update plip_jax"
         )
-    return metadata.metadata, Description(**said)
+    try:
+        return metadata.metadata, Description(**said)
+    except TypeError as error:  # a field that only another version knows
+        raise CheckpointError(
+            f"{directory}/{step}: its description does not fit this plip_jax ({error}); read it with the plip_jax that "
+            "wrote it"
+        ) from error
 
 
 def _load(directory: epath.Path, step: int, names: Sequence[str]) -> dict[str, Any]:
