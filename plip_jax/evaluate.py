@@ -1,44 +1,38 @@
-"""``python -m plip_jax.evaluate``: any checkpoint -> ``evaluation.json``, tables and pictures.
+"""``python -m plip_jax.evaluate``: checkpoints -> ``evaluation.json``, ``report.html``, ``report.md``, CSVs, pictures.
 
-Owns the command line, opening the data, and the files of a report. What is measured is in `plip_jax.evaluation`;
-a task is a block of the config: its ``type``, its ``data`` and ``split``, and the settings of its type.
+Owns the command line and the order of things: what is asked for is checked, prompts are frozen, data are opened, then
+each model is measured on every task. What is measured is in `plip_jax.evaluation`; a task is a block of the config.
 """
 
 import argparse
-import csv
 import dataclasses
-import functools
-import io
-import itertools
-import json
-import os
+import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import config_dict
 
 from plip_jax import __version__
-from plip_jax.api import Encoder
 from plip_jax.config_file import parse_config_args
-from plip_jax.convert.load import LoadedModel, add_model_flags, interpolate_models, load_model, parse_alpha
-from plip_jax.data.examples import open_examples
-from plip_jax.data.image import ImageError, Preprocessing, decode_image, preprocess_image
-from plip_jax.evaluation import report, suite, wise_ft
+from plip_jax.convert.load import add_model_flags, interpolate_models, load_model, parse_alpha
+from plip_jax.data.examples import MissingFolderError, open_examples
+from plip_jax.data.split_manifest import MissingSplitError
+from plip_jax.encoders.baseline import OpenOptions
+from plip_jax.evaluation import audit, comparison, prompts_lock, report_files, suite, wise_ft
+from plip_jax.evaluation.bootstrap import BootstrapConfig
+from plip_jax.evaluation.embedding_cache import EmbeddingCache
 from plip_jax.evaluation.embeddings import EvaluationError
 from plip_jax.evaluation.examples import Examples
-from plip_jax.evaluation.task import TaskResult
-
-# Of evaluation.json: changes when a reader of the older layout would misread the newer one.
-FORMAT_VERSION = 1
+from plip_jax.measuring import Measured, evaluate_models, measure, thumbnails_of
 
 DEFAULT_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_VERSIONED = ("jax", "flax", "numpy", "pillow")
-# Side of an image in a picture, pixels; a report is looked at on a screen.
-_THUMBNAIL = Preprocessing(image_size=192)
+_NO_SPLIT = (MissingSplitError, MissingFolderError)
+_VERSIONED = ("jax", "flax", "numpy", "pillow", "scikit-learn")
+_RESERVED = ("embeddings", "evaluation.json", "report.md", "report.html", "prompts.lock.json")  # of the report's folder
+_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]*)=(.+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,25 +40,46 @@ class EvaluateConfig:
     """The config file's fields.
 
     Attributes:
-        tasks: by name; each with ``type``, ``data``, ``split`` and the settings of its type.
+        tasks: by name; each with ``type``, ``data`` or ``set``, ``split`` and the settings of its type.
+        sets: by name; each with ``data``, a folder or "", and ``get``, where to get it.
         batch_size: images or texts computed at once.
         compute_dtype: operands of the matrix products.
         allow_absent: report a task without data as absent, and go on.
+        bootstrap: how intervals are made; 0 ``resamples`` for none.
+        leakage: the training records to look for in the evaluation sets; see `audit.AuditConfig`.
+        note: printed on top of the report.
     """
 
     tasks: Mapping[str, Mapping[str, Any]]
+    sets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     batch_size: int = 64
     compute_dtype: str = "float32"
     allow_absent: bool = False
+    bootstrap: Mapping[str, Any] = dataclasses.field(default_factory=lambda: dataclasses.asdict(BootstrapConfig()))
+    leakage: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def intervals(self) -> BootstrapConfig | None:
+        """How intervals are made; None for none."""
+        return BootstrapConfig(**self.bootstrap) if self.bootstrap.get("resamples", 1) else None
 
 
-def plan(config: EvaluateConfig) -> tuple[list[suite.PlannedTask], dict[str, str]]:
+def plan(config: EvaluateConfig, only: Sequence[str] = ()) -> tuple[list[suite.PlannedTask], dict[str, str]]:
     """What can be run, and what is absent.
 
+    Args:
+        config: the config.
+        only: names of the tasks to run; all of them where it is empty.
+
     Raises:
-        EvaluationError: a wrong task, an absent one unless ``allow_absent``, or nothing to run.
+        EvaluationError: a wrong or unknown task, an absent one unless ``allow_absent``, or nothing to run.
     """
-    planned, absent = suite.plan_tasks(config.tasks)
+    unknown = [name for name in only if name not in config.tasks]
+    if unknown:
+        raise EvaluationError(f"--tasks: no task {', '.join(unknown)}; the config has {', '.join(config.tasks)}")
+    wanted = {name: fields for name, fields in config.tasks.items() if not only or name in only}
+    planned, absent = suite.plan_tasks(wanted, config.sets)
     listed = "; ".join(f"{name}: {reason}" for name, reason in absent.items())
     if absent and not config.allow_absent:
         raise EvaluationError(f"{listed}; or report such sets as absent with --config.allow_absent=true")
@@ -73,215 +88,164 @@ def plan(config: EvaluateConfig) -> tuple[list[suite.PlannedTask], dict[str, str
     return planned, absent
 
 
-def _name_bad_images(data: Iterable[Examples], error: ImageError) -> str:
-    """The encoder knows an image by its place; say which records cannot be read, all of them."""
-    reasons = []
-    for record in itertools.chain.from_iterable(examples.records for examples in data):
-        try:
-            decode_image(record.image, name=record.id)
-        except ImageError as reason:
-            reasons.append(str(reason))
-    if not reasons:
-        return str(error)
-    more = f"; and {len(reasons) - 5} more" if len(reasons) > 5 else ""
-    return f"{len(reasons)} images cannot be read: {'; '.join(reasons[:5])}{more}"
-
-
 def make_evaluation(
-    model: LoadedModel,
     config: EvaluateConfig,
     planned: Sequence[suite.PlannedTask],
     absent: Mapping[str, str],
-    results: Mapping[str, TaskResult],
+    measured: Measured,
+    data: Mapping[tuple[str, str], Examples],
 ) -> dict[str, Any]:
     """The content of ``evaluation.json``."""
-    tasks: dict[str, Any] = {}
-    for item in planned:
-        found = results[item.name].report
-        hashes = {**found["hashes"], "weights": model.weights_hash}
-        tasks[item.name] = {**found, "data": item.data, "split": item.split, "hashes": hashes}
-    return {
-        "format_version": FORMAT_VERSION,
-        "model": {
-            **model.describe(),
-            "network": model.config.to_dict(),
-            "preprocessing": model.preprocessing.to_dict(),
-        },
+    hashes = {name: described["weights_hash"] for name, described in measured.described.items()}
+    evaluation: dict[str, Any] = {
+        "format_version": report_files.FORMAT_VERSION,
+        "models": measured.described,
         "versions": {"plip_jax": __version__, **{name: metadata.version(name) for name in _VERSIONED}},
         "config": dataclasses.asdict(config),
-        "tasks": tasks,
+        "tasks": report_files.tasks_block(planned, measured.results, measured.not_applicable, hashes),
+        "comparisons": comparison.compare_models(planned, measured.results, data),
+        "over_seeds": comparison.compare_over_seeds(planned, measured.results),
         "absent": dict(absent),
+        "leakage": {"absent": measured.not_audited},
     }
-
-
-def write_report(
-    out: Path,
-    evaluation: Mapping[str, Any],
-    results: Mapping[str, TaskResult],
-    data: Mapping[str, Examples],
-    sweep: Mapping[str, Any] | None = None,
-) -> list[Path]:
-    """Write every file of the report; ``evaluation.json`` last, so that where it stands the rest does too.
-
-    Args:
-        out: the folder, made when it is not there; files of an earlier report are replaced.
-        evaluation: from `make_evaluation`.
-        results: by task.
-        data: by task; read for the images of a picture.
-        sweep: from `wise_ft.make_sweep`, where there was one.
-
-    Returns:
-        The files.
-    """
-    files: dict[str, bytes] = {}
-    for name, result in results.items():
-        files[f"{name}.csv"] = _csv(result.rows)
-        if result.report["type"] == "zero_shot":
-            files[f"{name}_confusion.png"] = report.confusion_png(result.report, title=f"Zero-shot: {name}")
-        if result.gallery:
-            wanted = {image for row in result.gallery for image in (*row.shown, row.best_right)}
-            files[f"{name}_retrieval.png"] = report.gallery_png(
-                result.gallery,
-                _thumbnails(data[name], wanted),
-                num_candidates=len(data[name].ids),
-                title=f"Retrieval, text to image: {name}",
-            )
-    if sweep is not None:
-        files["wise_ft.csv"] = _csv(wise_ft.sweep_rows(sweep))
-        files["wise_ft.png"] = report.wise_ft_png(sweep)
-        files["wise_ft.json"] = _json(sweep)
-    files["report.md"] = _markdown(evaluation, sweep).encode()
-    files["evaluation.json"] = _json(evaluation)
-    out.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        partial = out / f".{name}.partial-{os.getpid()}"
-        partial.write_bytes(content)
-        partial.replace(out / name)
-    return [out / name for name in files]
-
-
-def _markdown(evaluation: Mapping[str, Any], sweep: Mapping[str, Any] | None) -> str:
-    text = report.markdown(evaluation)
-    return text if sweep is None else f"{text}\n{report.wise_ft_markdown(sweep)}"
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def _thumbnails(examples: Examples, wanted: set[str]) -> dict[str, np.ndarray]:
-    found = ((index, name) for index, name in enumerate(examples.ids) if name in wanted)
-    return {
-        name: preprocess_image(decode_image(examples.records[index].image, name=name), _THUMBNAIL)
-        for index, name in found
-    }
+    if measured.audit is not None:
+        evaluation["leakage"] = measured.audit.report
+        by_task = {
+            item.name: {
+                name: found[item.name] for name, found in measured.without_flagged.items() if item.name in found
+            }
+            for item in planned
+        }
+        evaluation["without_flagged"] = {task: found for task, found in by_task.items() if found}
+    return evaluation
 
 
 def _run(flags: argparse.Namespace, config: EvaluateConfig) -> None:
-    planned, absent = plan(config)
+    planned, absent = plan(config, flags.tasks)
     axes = wise_ft.choose_axes(planned, flags.in_domain, flags.general) if flags.wise_ft_from else None
     out: Path = flags.out
     if out.exists() and not out.is_dir():  # before minutes of computing
         raise EvaluationError(f"--out {out}: expected a folder, or a name that is free, got a file")
-    data = suite.open_data(planned, open_examples)
+    lock = out / "prompts.lock.json"
+    prompts = {item.name: prompts_lock.freeze(item.task.prompts(item.config)) for item in planned}
+    prompts_lock.check_lock(lock, prompts)
+    planned, data, missing = suite.open_available(
+        planned, open_examples, absent_if=(MissingSplitError,) if config.allow_absent else (), optional_if=_NO_SPLIT
+    )
+    absent |= missing
+    prompts_lock.write_lock(lock, prompts)  # nothing was embedded yet
     for name, reason in absent.items():
         print(f"{name}: absent ({reason})")
     for item in planned:
         print(f"{item.name}: {len(data[item.source].ids):,} examples of {' '.join(item.source)}".rstrip())
-    end = load_model(flags.checkpoint, which=flags.which, weights=flags.weights)
-    print(f"model: {end.weights_file} of {end.source} (sha256 {end.weights_hash[:16]}…)", flush=True)
+    options = OpenOptions(
+        which=flags.which,
+        weights=flags.weights,
+        compute_dtype=config.compute_dtype,
+        batch_size=config.batch_size,
+        progress=sys.stderr.isatty(),
+    )
     sweep = None
     if axes is None:
-        model = end
-        (results,) = (found for _, found in evaluate_models([end], config, planned, data))
+        measured = measure(
+            flags.checkpoint,
+            planned,
+            data,
+            options=options,
+            cache=EmbeddingCache(flags.cache or out / "embeddings"),
+            bootstrap=config.intervals,
+            leakage=audit.AuditConfig(**config.leakage),
+        )
     else:
-        start = load_model(flags.wise_ft_from)
-        print(f"start: {start.weights_file} of {start.source} (sha256 {start.weights_hash[:16]}…)", flush=True)
-        # The last one, the fine-tuned model itself where 1 is among the alphas, is what the report is of.
-        mixed = (end if alpha == 1 else interpolate_models(start, end, alpha) for alpha in flags.alphas)
-        found = evaluate_models(mixed, config, planned, data)
-        points = [(alpha, one.weights_hash, of) for alpha, (one, of) in zip(flags.alphas, found, strict=True)]
-        sweep = wise_ft.make_sweep(axes, start.describe(), end.describe(), points)
-        model, results = found[-1]
-    evaluation = make_evaluation(model, config, planned, absent, results)
-    files = write_report(out, evaluation, results, {item.name: data[item.source] for item in planned}, sweep)
-    print(f"\n{_markdown(evaluation, sweep)}")
+        measured, sweep = _measure_mixtures(flags, config, planned, data, axes, options)
+    evaluation = make_evaluation(config, planned, absent, measured, data)
+    prompts_lock.check_lock(lock, {item.name: prompts_lock.freeze(item.task.prompts(item.config)) for item in planned})
+    tables = {} if measured.audit is None else {"leakage.csv": measured.audit.rows}
+    files = report_files.write_report(
+        out, evaluation, measured.results, thumbnails_of(planned, data), sweep=sweep, tables=tables
+    )
+    print(f"\n{(out / 'report.md').read_text(encoding='utf-8')}")
     for path in files:
         print(f"wrote {path}")
+    if measured.failed:
+        raise EvaluationError(f"{len(measured.failed)} failed, all else is in the report: {'; '.join(measured.failed)}")
 
 
-def evaluate_models(
-    models: Iterable[LoadedModel],
+def _measure_mixtures(
+    flags: argparse.Namespace,
     config: EvaluateConfig,
     planned: Sequence[suite.PlannedTask],
     data: Mapping[tuple[str, str], Examples],
-) -> list[tuple[LoadedModel, dict[str, TaskResult]]]:
-    """Evaluate models of one network; every image is read and decoded once for all of them.
-
-    Their parameters are on the devices together, and on the host one after the other.
-
-    Args:
-        models: the last one's tokenizer and preprocessing are used, which all of them share.
-        config: how to compute.
-        planned: the tasks.
-        data: by source.
-
-    Returns:
-        Each model, without its parameters, and its results by task.
-
-    Raises:
-        EvaluationError: images that cannot be read; all of them are named.
-    """
-    encoder: Encoder | None = None
-    placed, kept = [], []
-    for model in models:
-        encoder = encoder or Encoder(
-            model.config,
-            model.tokenizer,
-            model.preprocessing,
-            compute_dtype=config.compute_dtype,
-            batch_size=config.batch_size,
-        )
-        placed.append(encoder.put_params(model.params))
-        kept.append(dataclasses.replace(model, params={}))
-    if encoder is None:
-        return []
-    try:
-        results = suite.evaluate_models(
-            planned,
-            data,
-            encode_images=functools.partial(encoder.encode_images_of, placed, progress=sys.stderr.isatty()),
-            encode_texts=[functools.partial(encoder.encode_text, params) for params in placed],
-        )
-    except ImageError as error:
-        raise EvaluationError(_name_bad_images(data.values(), error)) from error
-    return list(zip(kept, results, strict=True))
+    axes: tuple[wise_ft.Axis, wise_ft.Axis],
+    options: OpenOptions,
+) -> tuple[Measured, dict[str, Any]]:
+    """A WiSE-FT sweep; what is measured is its last point, the checkpoint itself where 1 is among the alphas."""
+    ((name, source),) = flags.checkpoint.items()
+    end, start = load_model(source, which=flags.which, weights=flags.weights), load_model(flags.wise_ft_from)
+    for what, model in ((name, end), ("start", start)):
+        print(f"{what}: {model.weights_file} of {model.source} (sha256 {model.weights_hash[:16]}…)", flush=True)
+    mixed = (end if alpha == 1 else interpolate_models(start, end, alpha) for alpha in flags.alphas)
+    found = evaluate_models(mixed, planned, data, options=options, bootstrap=config.intervals)
+    points = [(alpha, one.weights_hash, of) for alpha, (one, of) in zip(flags.alphas, found, strict=True)]
+    sweep = wise_ft.make_sweep(axes, start.describe(), end.describe(), points)
+    model, results = found[-1]
+    described = {
+        **model.describe(),
+        "network": model.config.to_dict(),
+        "preprocessing": model.preprocessing.to_dict(),
+    }
+    not_run = {item.name: "a WiSE-FT sweep trains nothing" for item in planned if item.name not in results}
+    measured = Measured({name: described}, {name: not_run}, {name: results})
+    if config.leakage.get("data"):
+        measured.not_audited = "a WiSE-FT sweep is not audited; evaluate the checkpoint without --wise-ft-from"
+    return measured, sweep
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; the exit status: 0, 1 where data or model do not fit, 2 for a wrong command line."""
-    parser = argparse.ArgumentParser(prog="plip-jax evaluate", description="Evaluate a checkpoint.")
-    add_model_flags(parser)
-    parser.add_argument("--out", required=True, type=Path, help="folder for evaluation.json, tables and pictures")
+    parser = argparse.ArgumentParser(prog="plip-jax evaluate", description="Evaluate checkpoints.")
+    add_model_flags(parser, several=True)
+    parser.add_argument(
+        "--out", required=True, type=Path, help="folder for evaluation.json, report.html, tables, pictures"
+    )
+    parser.add_argument("--tasks", type=_names, default=(), help="run these tasks of the config only, commas between")
+    parser.add_argument("--cache", type=Path, help="folder of embeddings, read and added to (default: OUT/embeddings)")
     _add_wise_ft_flags(parser)
     flags, config = parse_config_args(parser, argv)
     if not flags.wise_ft_from and (flags.alphas or flags.in_domain or flags.general):
         parser.error("--alphas, --in-domain and --general need --wise-ft-from START")
+    if flags.wise_ft_from and len(flags.checkpoint) > 1:
+        parser.error("--wise-ft-from: expected one --checkpoint, which fine-tuning ended at")
     flags.alphas = flags.alphas or DEFAULT_ALPHAS
     try:
+        flags.checkpoint = name_checkpoints(flags.checkpoint)
         _run(flags, _read_config(config))
     except (ValueError, OSError) as error:
         print(f"plip-jax evaluate: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def name_checkpoints(sources: Sequence[str]) -> dict[str, str]:
+    """Sources by name: ``NAME=SOURCE``, or the last part of the source.
+
+    Raises:
+        EvaluationError: a name twice.
+    """
+    named: dict[str, str] = {}
+    for text in sources:
+        match = _NAMED.fullmatch(text)
+        name, source = match.groups() if match else (re.sub(r"[^A-Za-z0-9_.+-]", "_", Path(text).name) or "model", text)
+        if name in named:
+            raise EvaluationError(f"two checkpoints are called {name!r}: name them with --checkpoint NAME=SOURCE")
+        if not name[0].isalnum() or name in _RESERVED:
+            raise EvaluationError(f"a checkpoint cannot be called {name!r}: name it with --checkpoint NAME=SOURCE")
+        named[name] = source
+    return named
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _add_wise_ft_flags(parser: argparse.ArgumentParser) -> None:
@@ -312,10 +276,12 @@ def _parse_alphas(text: str) -> tuple[float, ...]:
 
 def _read_config(config: config_dict.ConfigDict) -> EvaluateConfig:
     try:
-        return EvaluateConfig(**config.to_dict())
+        read = EvaluateConfig(**config.to_dict())
+        _ = read.intervals, audit.AuditConfig(**read.leakage)  # their fields are checked before anything is opened
     except TypeError as error:
         known = ", ".join(field.name for field in dataclasses.fields(EvaluateConfig))
         raise EvaluationError(f"this is no evaluation config: {error} (its fields: {known})") from error
+    return read
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ class RunConfig:
     def read(cls, config: Any) -> "RunConfig":
         """Check every block; a TrainingError names the one that is missing or wrong."""
         try:
-            planned, _ = suite.plan_tasks(config.eval.tasks, block="config.eval.tasks")
+            planned, _ = suite.plan_tasks(config.eval.tasks, block="config.eval")
             read = cls(
                 seed=config.seed,
                 model=ModelConfig(**config.model),

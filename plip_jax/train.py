@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import math
 import shlex
 import sys
 import threading
@@ -377,6 +378,7 @@ def make_evaluate(config: RunConfig, start: StartingPoint, mesh: Any, data: Any)
             data,
             encode_images=functools.partial(encoder.encode_images, params),
             encode_text=functools.partial(encoder.encode_text, params),
+            logit_scale=math.exp(float(params["logit_scale"])),
         )
         return {
             f"eval/{name}/{metric}": value

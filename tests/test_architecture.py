@@ -14,12 +14,24 @@ ALLOWED = {
     "sharding": set(),
     "distributed": set(),
     "evaluation": set(),
-    "convert": {"model", "data.tokenizer", "data.image", "training.checkpoint", "training.interpolation"},
-    "api": {"convert", "data", "model", "sharding"},
+    "convert": {
+        "model",
+        "data.tokenizer",
+        "data.image",
+        "data.image_settings",
+        "training.checkpoint",
+        "training.interpolation",
+    },
+    "batching": {"data", "sharding"},
+    "api": {"batching", "convert", "data", "model", "sharding"},
+    "encoders": {"api", "batching", "convert", "data", "evaluation", "model", "sharding"},
+    "measuring": {"api", "convert", "data", "encoders", "evaluation"},
     "config_file": set(),
     "run_config": {"config_file", "data", "evaluation", "sharding", "training"},
     "starting_point": {"convert", "data", "model", "run_config", "training"},
 }
+# Single files that may import more than their room: fine-tuning is the one evaluation that trains.
+ALSO_ALLOWED = {"evaluation/fine_tune.py": {"model", "training"}}
 # A library and the only place that may import it.
 HOMES = {
     "flax": ("plip_jax/model/",),
@@ -28,7 +40,7 @@ HOMES = {
     "orbax": ("plip_jax/training/checkpoint.py",),
     "optax": ("plip_jax/training/optim.py", "plip_jax/training/state.py", "plip_jax/training/step.py"),
     "apache_beam": ("data_prep/",),
-    "torch": (),
+    "torch": ("plip_jax/convert/siglip.py",),  # a baseline that is run in PyTorch, behind the extra
     "tensorflow": (),
 }
 
@@ -76,12 +88,13 @@ def test_imports_run_downward():
         if here in PROGRAMS | {"__init__", "__main__"}:
             continue
         assert here in ALLOWED, f"{path}: a new room needs its line in ALLOWED and in the README's map"
+        allowed = ALLOWED[here] | ALSO_ALLOWED.get(path.relative_to(ROOT / "plip_jax").as_posix(), set())
         for name in imports(path):
             if not name.startswith("plip_jax."):
                 continue
             target = name.removeprefix("plip_jax.")
             inside = target == here or target.startswith(here + ".")
-            if not inside and not any(target == to or target.startswith(to + ".") for to in ALLOWED[here]):
+            if not inside and not any(target == to or target.startswith(to + ".") for to in allowed):
                 broken.append(f"{path.relative_to(ROOT)} imports {name}")
     assert broken == []
 

@@ -1,10 +1,9 @@
-"""What a person looks at: tables in Markdown, a confusion matrix, a picture of retrieved images.
+"""Pictures with images or cells: a confusion matrix, the images retrieved for queries, a WiSE-FT sweep.
 
 Pictures are matplotlib ``Figure`` objects without pyplot, so that drawing one changes nothing in the process and
 needs no display.
 """
 
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,20 +11,19 @@ from typing import Any
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from plip_jax.evaluation import statistics
+from plip_jax.evaluation.charts import QUIET, TEXT, png
 from plip_jax.evaluation.task import GalleryRow
 
 _RIGHT, _WRONG = "#1a7f37", "#c8ccd1"
-_TEXT, _QUIET = "#1f2328", "#57606a"
-_DPI = 110
 
 
 def confusion_png(report: Mapping[str, Any], *, title: str) -> bytes:
-    """Draw a zero-shot report's confusion matrix: counts, shaded by the share of each actual class."""
+    """Draw a classification report's confusion matrix: counts, shaded by the share of each actual class."""
     labels = report["confusion"]["labels"]
-    names = report["prompts"]["classes"]
+    names = report.get("prompts", {}).get("classes", {label: [label] for label in labels})
     counts = np.asarray(report["confusion"]["counts"])
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
@@ -39,10 +37,10 @@ def confusion_png(report: Mapping[str, Any], *, title: str) -> bytes:
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.ndindex(*counts.shape):
         if totals[row, 0]:
-            color = "white" if shares[row, column] > 0.55 else (_TEXT if counts[row, column] else "#9aa0a6")
+            color = "white" if shares[row, column] > 0.55 else (TEXT if counts[row, column] else "#9aa0a6")
             axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=color, fontsize=9)
         elif column == 0:
-            axes.text(-0.4, row, "no examples in the data", va="center", color=_QUIET, fontsize=9, style="italic")
+            axes.text(-0.4, row, "no examples in the data", va="center", color=QUIET, fontsize=9, style="italic")
     ticks = range(len(labels))
     axes.set_xticks(ticks, ["\n".join(_wrapped(label, 14)) for label in labels], fontsize=9)
     rows = [_row_name(label, names[label][0], int(total)) for label, total in zip(labels, totals[:, 0], strict=True)]
@@ -53,17 +51,19 @@ def confusion_png(report: Mapping[str, Any], *, title: str) -> bytes:
     axes.set_yticks(np.arange(len(labels) - 1) + 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=1.5)
     axes.tick_params(which="minor", length=0)
-    metrics, constant = report["metrics"], report["constant_class"]
+    # Of the matrix itself: where a report means over several seeds, the matrix is of one of them.
+    metrics = statistics.classification_metrics(counts)
+    constant, of_constant = statistics.best_constant_class(counts)
     lines = (
-        f"model: weighted F1 {metrics['weighted_f1']:.3f}, balanced accuracy {metrics['balanced_accuracy']:.3f}",
-        f"always {constant['label']}: weighted F1 {constant['metrics']['weighted_f1']:.3f}, "
-        f"balanced accuracy {constant['metrics']['balanced_accuracy']:.3f}",
+        f"model: weighted F1 {metrics.weighted_f1:.3f}, balanced accuracy {metrics.balanced_accuracy:.3f}",
+        f"always {labels[constant]}: weighted F1 {of_constant.weighted_f1:.3f}, "
+        f"balanced accuracy {of_constant.balanced_accuracy:.3f}",
         "rows: actual class (examples), columns: predicted class; shade: share of the row",
     )
     left, inch = 0.15 / figure.get_figwidth(), 1 / figure.get_figheight()
-    figure.text(left, 1 - 0.14 * inch, title, fontsize=12, color=_TEXT, va="top")
-    figure.text(left, 1 - 0.4 * inch, "\n".join(lines), fontsize=9, color=_QUIET, va="top", linespacing=1.3)
-    return _png(figure)
+    figure.text(left, 1 - 0.14 * inch, title, fontsize=12, color=TEXT, va="top")
+    figure.text(left, 1 - 0.4 * inch, "\n".join(lines), fontsize=9, color=QUIET, va="top", linespacing=1.3)
+    return png(figure)
 
 
 def gallery_png(
@@ -73,7 +73,8 @@ def gallery_png(
 
     Args:
         gallery: the queries.
-        images: uint8 [H, W, 3] by id: every shown image, and the best right answer of each query.
+        images: uint8 [H, W, 3] by id: every shown image, the best right answer of each query, and the query itself
+            where it is an image.
         num_candidates: images that were searched.
         title: the line on top.
     """
@@ -91,16 +92,17 @@ def gallery_png(
         hspace=0.22,
     )
     top = 1 - 0.12 / figure.get_figheight()
-    figure.text(0.015, top, title, fontsize=12, color=_TEXT, va="top")
-    drawn = "1 caption" if len(gallery) == 1 else f"{len(gallery)} captions"
+    figure.text(0.015, top, title, fontsize=12, color=TEXT, va="top")
+    what = "image" if gallery[0].query_image else "caption"
+    drawn = f"1 {what}" if len(gallery) == 1 else f"{len(gallery)} {what}s"
     note = (
         f"{drawn} drawn with a fixed seed, {num_candidates:,} images searched. Right answers are framed; "
         "where none is among the best, the first one stands at the right with its rank."
     )
     note = "\n".join(textwrap.wrap(note, int(figure.get_figwidth() / 0.07)))  # inches a character of 9 points
-    figure.text(0.015, top - 0.26 / figure.get_figheight(), note, fontsize=9, color=_QUIET, va="top")
+    figure.text(0.015, top - 0.26 / figure.get_figheight(), note, fontsize=9, color=QUIET, va="top")
     for line, row in enumerate(gallery):
-        _draw_query(figure.add_subplot(grid[line, 0]), row)
+        _draw_query(figure.add_subplot(grid[line, 0]), row, images.get(row.query_image))
         for column, name in enumerate(row.shown):
             is_right = name in row.right
             axes = figure.add_subplot(grid[line, column + 1])
@@ -108,46 +110,7 @@ def gallery_png(
         if not set(row.shown) & set(row.right):
             axes = figure.add_subplot(grid[line, num_shown + 2])
             _draw_image(axes, images[row.best_right], f"{row.rank:,} ✓", is_right=True)
-    return _png(figure)
-
-
-def markdown(evaluation: Mapping[str, Any]) -> str:
-    """Write the tables of an ``evaluation.json`` as Markdown."""
-    model = evaluation["model"]
-    step = "" if model["step"] is None else f", step {model['step']:,}"
-    average = ", moving average" if model.get("weights") == "ema" else ""
-    mixed = model.get("mixed_from")
-    origin = f", {mixed['alpha']:g} of the way from {mixed['start']['source']} (WiSE-FT)" if mixed else ""
-    weights = f"Weights `{model['weights_hash'][:16]}`{step}{average}{origin}."
-    lines = [f"# Evaluation of {model['source']}", "", weights, ""]
-    done = evaluation["tasks"]
-    lines += _zero_shot_table({name: task for name, task in done.items() if task["type"] == "zero_shot"})
-    lines += _retrieval_table({name: task for name, task in done.items() if task["type"] == "retrieval"})
-    if evaluation["absent"]:
-        lines += ["## Absent", "", *(f"- {name}: {reason}" for name, reason in evaluation["absent"].items()), ""]
-    lines += ["## Inputs", ""]
-    for name, task in done.items():
-        hashes = ", ".join(f"{what} `{value[:16]}`" for what, value in task["hashes"].items())
-        lines.append(f"- {name}: {task['data']} {task['split']}".rstrip() + f": {hashes}")
-    return "\n".join(lines) + "\n"
-
-
-def wise_ft_markdown(sweep: Mapping[str, Any]) -> str:
-    """Write a `wise_ft.make_sweep` as a Markdown table."""
-    names = {role: f"{_axis_name(sweep[role])}" for role in ("in_domain", "general")}
-    lines = [
-        "## WiSE-FT",
-        "",
-        f"From {sweep['start']['source']} (alpha 0) to {sweep['end']['source']} (alpha 1); "
-        "`wise_ft.csv` has every metric.",
-        "",
-        f"| alpha | in-domain: {names['in_domain']} | general: {names['general']} | weights |",
-        "|---:|---:|---:|---|",
-    ]
-    for point in sweep["points"]:
-        scores = f"{point['in_domain']:.3f} | {point['general']:.3f}"
-        lines.append(f"| {point['alpha']:g} | {scores} | `{point['weights_hash'][:16]}` |")
-    return "\n".join(lines) + "\n"
+    return png(figure)
 
 
 def wise_ft_png(sweep: Mapping[str, Any]) -> bytes:
@@ -160,22 +123,20 @@ def wise_ft_png(sweep: Mapping[str, Any]) -> bytes:
     axes.scatter(general, in_domain, c=alphas, cmap="viridis_r", vmin=-0.15, vmax=1, s=52, zorder=2)
     for alpha, x, y in zip(alphas, general, in_domain, strict=True):
         name = {0.0: "0: start", 1.0: "1: fine-tuned"}.get(alpha, f"{alpha:g}")
-        beside = axes.annotate(name, (x, y), xytext=(8, 6), textcoords="offset points", fontsize=9, color=_TEXT)
+        beside = axes.annotate(name, (x, y), xytext=(8, 6), textcoords="offset points", fontsize=9, color=TEXT)
         beside.set_path_effects([patheffects.withStroke(linewidth=3, foreground="white")])  # readable on the line
-    axes.set_xlabel(f"general: {_axis_name(sweep['general'])}", fontsize=10, color=_TEXT)
-    axes.set_ylabel(f"in-domain: {_axis_name(sweep['in_domain'])}", fontsize=10, color=_TEXT)
+    axes.set_xlabel(f"general: {_axis_name(sweep['general'])}", fontsize=10, color=TEXT)
+    axes.set_ylabel(f"in-domain: {_axis_name(sweep['in_domain'])}", fontsize=10, color=TEXT)
     axes.margins(x=0.26, y=0.12)  # room for the names of the outermost points
     axes.grid(color="#eaeef2")
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=9, color=_WRONG)
     axes.spines[:].set_color(_WRONG)
-    figure.text(
-        0.02, 0.975, "WiSE-FT: weights between the start and the fine-tuned", fontsize=12, color=_TEXT, va="top"
-    )
+    figure.text(0.02, 0.975, "WiSE-FT: weights between the start and the fine-tuned", fontsize=12, color=TEXT, va="top")
     start, end = (_short(sweep[side]["source"]) for side in ("start", "end"))
     note = f"start: {start}\nfine-tuned: {end}\nbeside each point: alpha, the share of the fine-tuned"
-    figure.text(0.02, 0.925, note, fontsize=9, color=_QUIET, va="top", linespacing=1.3)
-    return _png(figure)
+    figure.text(0.02, 0.925, note, fontsize=9, color=QUIET, va="top", linespacing=1.3)
+    return png(figure)
 
 
 def _axis_name(axis: Mapping[str, str]) -> str:
@@ -188,40 +149,6 @@ def _short(source: str) -> str:
     return source if len(source) <= 72 else f"…{source[-71:]}"
 
 
-def _zero_shot_table(tasks: Mapping[str, Any]) -> list[str]:
-    if not tasks:
-        return []
-    shown = ("weighted_f1", "macro_f1", "balanced_accuracy", "mcc", "accuracy")
-    head = ["set", "examples", "answer", *(name.replace("_", " ") for name in shown)]
-    lines = ["## Zero-shot", "", "| " + " | ".join(head) + " |", "|---|---:|---|" + "---:|" * len(shown)]
-    for name, task in tasks.items():
-        constant = task["constant_class"]
-        for answer, metrics in (("model", task["metrics"]), (f"always {constant['label']}", constant["metrics"])):
-            scores = " | ".join(f"{metrics[key]:.3f}" for key in shown)
-            lines.append(f"| {name} | {task['num_examples']:,} | {answer} | {scores} |")
-    for name, task in tasks.items():
-        if task["missing_classes"]:
-            lines += [
-                "",
-                f"{name}: no examples of {', '.join(task['missing_classes'])} (they could still be predicted).",
-            ]
-    return [*lines, ""]
-
-
-def _retrieval_table(tasks: Mapping[str, Any]) -> list[str]:
-    lines: list[str] = []
-    for name, task in tasks.items():
-        cut_offs = list(next(iter(task["directions"].values()))["recall"])
-        head = ["direction", "queries", "candidates", "median rank", *(f"R@{k} (fold)" for k in cut_offs)]
-        lines += [f"## Retrieval: {name}", "", "| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-        for direction, found in task["directions"].items():
-            cells = [f"{r['recall']:.3f} ({r['fold']:.1f}x)" for r in found["recall"].values()]
-            numbers = [f"{found['num_queries']:,}", f"{found['num_candidates']:,}", f"{found['median_rank']:,.1f}"]
-            lines.append("| " + " | ".join([direction.replace("_", " "), *numbers, *cells]) + " |")
-        lines += ["", "Fold is over the recall that a random order would have.", ""]
-    return lines
-
-
 def _row_name(label: str, class_name: str, total: int) -> str:
     is_said = label.replace("_", " ").lower() in class_name.lower()
     name = class_name if is_said else f"{class_name}, {label}"
@@ -232,25 +159,26 @@ def _wrapped(text: str, width: int) -> list[str]:
     return textwrap.wrap(text.replace("_", " "), width) or [text]
 
 
-def _draw_query(axes: Axes, row: GalleryRow) -> None:
+def _draw_query(axes: Axes, row: GalleryRow, image: np.ndarray | None) -> None:
     axes.axis("off")
-    text = textwrap.shorten(row.query, 150, placeholder=" …")
-    axes.text(0, 0.98, "\n".join(textwrap.wrap(text, 38)), fontsize=9, color=_TEXT, va="top", transform=axes.transAxes)
+    if image is None:
+        lines = textwrap.wrap(textwrap.shorten(row.query, 150, placeholder=" …"), 38)
+    else:
+        inset = axes.inset_axes((0, 0.32, 0.5, 0.68))
+        inset.imshow(image, interpolation="lanczos")
+        inset.set_axis_off()
+        axes.text(0, 0.24, textwrap.shorten(row.query, 44, placeholder=" …"), fontsize=8, color=TEXT, va="top",
+                  transform=axes.transAxes)  # fmt: skip
+        lines = []
+    axes.text(0, 0.98, "\n".join(lines), fontsize=9, color=TEXT, va="top", transform=axes.transAxes)
     note = f"first right answer: rank {row.rank:,}" + (f" ({len(row.right)} right)" if len(row.right) > 1 else "")
-    axes.text(0, 0.02, note, fontsize=8, color=_QUIET, va="bottom", transform=axes.transAxes)
+    axes.text(0, 0.02, note, fontsize=8, color=QUIET, va="bottom", transform=axes.transAxes)
 
 
 def _draw_image(axes: Axes, image: np.ndarray, caption: str, *, is_right: bool) -> None:
     axes.imshow(image, interpolation="lanczos")
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(caption, fontsize=8, pad=3, color=_RIGHT if is_right else _QUIET)
+    axes.set_title(caption, fontsize=8, pad=3, color=_RIGHT if is_right else QUIET)
     for spine in axes.spines.values():
         spine.set(linewidth=3 if is_right else 0.8, color=_RIGHT if is_right else _WRONG)
-
-
-def _png(figure: Figure) -> bytes:
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
-    return buffer.getvalue()

@@ -7,10 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from plip_jax.evaluation.bootstrap import BootstrapConfig
 from plip_jax.evaluation.embeddings import Embeddings, EvaluationError
 from plip_jax.evaluation.examples import EncodeImages, EncodeImagesOfModels, Examples, RecordLike
 from plip_jax.evaluation.task import TEST, EncodeText, Inputs, Model, Task, TaskResult
 from plip_jax.evaluation.tasks import make_task
+
+# Folder and split -> records.
+OpenExamples = Callable[[str, str | None], Sequence[RecordLike]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,17 +23,21 @@ class PlannedTask:
 
     Attributes:
         name: its own, in reports.
+        type_name: of its type.
         task: its type.
         config: the settings of its type.
-        data: folder of class folders, or of records.
+        data: folder of class folders, of records, or of a built set.
         split: of the data; "" for the folder itself.
+        published: key of the published numbers of this set; "" for none.
     """
 
     name: str
+    type_name: str
     task: Task
     config: Any
     data: str
     split: str
+    published: str = ""
 
     @property
     def source(self) -> tuple[str, str]:
@@ -44,42 +52,56 @@ class PlannedTask:
 
 
 def plan_tasks(
-    tasks: Mapping[str, Mapping[str, Any]], *, block: str = "config.tasks"
+    tasks: Mapping[str, Mapping[str, Any]],
+    sets: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    block: str = "config",
 ) -> tuple[list[PlannedTask], dict[str, str]]:
     """Read a config's tasks.
 
     Args:
-        tasks: by name, each with ``type``, ``data``, ``split`` and the settings of its type.
-        block: where they stand in the config, for messages.
+        tasks: by name, each with ``type``, ``split``, ``data`` or the name of a ``set``, and the settings of its type;
+            ``published`` names the numbers it stands beside.
+        sets: by name, each with ``data`` (a folder, or "" where it is absent) and ``get`` (where to get it).
+        block: where both stand in the config, for messages.
 
     Returns:
         What can be run, and for each task whose ``data`` is empty what to do about it.
 
     Raises:
-        EvaluationError: a field that is missing, unknown or out of range, or an unknown type.
+        EvaluationError: a field that is missing, unknown or out of range, or an unknown type or set.
     """
     planned: list[PlannedTask] = []
     absent: dict[str, str] = {}
     for name, fields in tasks.items():
         settings = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-        missing = [key for key in ("type", "data", "split") if key not in settings]
+        here = f"{block}.tasks.{name}"
+        missing = [key for key in ("type", "split") if key not in settings]
+        missing += ["data (or set)"] * (("data" in settings) == ("set" in settings))
         if missing:
-            raise EvaluationError(f"{block}.{name}: expected type, data and split, {', '.join(missing)} not there")
+            raise EvaluationError(f"{here}: expected type, split and data (or set), {', '.join(missing)} not there")
+        where, get = f"{here}.data", ""
+        if "set" in settings:
+            set_name = str(settings.pop("set"))
+            if set_name not in (sets or {}):
+                raise EvaluationError(f"{here}: no set {set_name!r} in {block}.sets; known: {', '.join(sets or {})}")
+            found = dict((sets or {})[set_name])
+            where, get = f"{block}.sets.{set_name}.data", str(found.get("get", ""))
+            settings["data"] = found.get("data", "")
         type_name, data, split = (str(settings.pop(key)) for key in ("type", "data", "split"))
+        published = str(settings.pop("published", ""))
         try:
             task, task_config = make_task(type_name, settings)
         except EvaluationError as error:
-            raise EvaluationError(f"{block}.{name}: {error}") from error
+            raise EvaluationError(f"{here}: {error}") from error
         if data:
-            planned.append(PlannedTask(name, task, task_config, data, split))
+            planned.append(PlannedTask(name, type_name, task, task_config, data, split, published))
         else:
-            absent[name] = f"no data; give a folder with --{block}.{name}.data=DIR"
+            absent[name] = f"no data; {get + '; ' if get else ''}give a folder with --{where}=DIR"
     return planned, absent
 
 
-def open_data(
-    planned: Sequence[PlannedTask], open_examples: Callable[[str, str | None], Sequence[RecordLike]]
-) -> dict[tuple[str, str], Examples]:
+def open_data(planned: Sequence[PlannedTask], open_examples: OpenExamples) -> dict[tuple[str, str], Examples]:
     """Open each source once and check every task against it; nothing is embedded.
 
     Args:
@@ -89,21 +111,141 @@ def open_data(
     Raises:
         EvaluationError: labels, captions or prompts that a task cannot use; it is named.
     """
+    return open_available(planned, open_examples)[1]
+
+
+def open_available(
+    planned: Sequence[PlannedTask],
+    open_examples: OpenExamples,
+    *,
+    absent_if: tuple[type[Exception], ...] = (),
+    optional_if: tuple[type[Exception], ...] = (),
+) -> tuple[list[PlannedTask], dict[tuple[str, str], Examples], dict[str, str]]:
+    """`open_data`, passing over the tasks whose split a set does not hold.
+
+    Args:
+        planned: the tasks.
+        open_examples: as for `open_data`.
+        absent_if: errors that make a task absent.
+        optional_if: errors for which a task goes without a role that it can do without.
+
+    Returns:
+        The tasks that can be run, their examples by source, and for each other task why it is absent.
+    """
     opened: dict[tuple[str, str], Examples] = {}
+    kept: list[PlannedTask] = []
+    absent: dict[str, str] = {}
     for item in planned:
-        for data, split in item.sources.values():
-            if (data, split) not in opened:
-                opened[data, split] = Examples.from_records(open_examples(data, split or None))
+        try:
+            for role, (data, split) in item.sources.items():
+                if (data, split) not in opened:
+                    try:
+                        opened[data, split] = Examples.from_records(open_examples(data, split or None))
+                    except optional_if:
+                        if role not in item.task.optional:
+                            raise
+        except absent_if as error:
+            absent[item.name] = str(error)
+            continue
         try:
             item.task.check(item.config, data_of(item, opened))
         except ValueError as error:  # a prompt file's errors are its own type
             raise EvaluationError(f"task {item.name} ({' '.join(item.source).strip()}): {error}") from error
-    return opened
+        kept.append(item)
+    return kept, opened, absent
+
+
+def lacks(task: Task, model: Model) -> str:
+    """Why a model cannot do a task; "" where it can."""
+    if "text" in task.needs and model.encode_text is None:
+        return "it embeds no text"
+    if "tower" in task.needs and model.tower is None:
+        return "its weights are not here to be trained"
+    return ""
+
+
+def run_tasks(
+    planned: Sequence[PlannedTask],
+    data: Mapping[tuple[str, str], Examples],
+    model: Model,
+    *,
+    bootstrap: BootstrapConfig | None = None,
+    progress: Callable[[str], object] = lambda name: None,
+    on_error: Callable[[str, EvaluationError], object] | None = None,
+) -> dict[str, TaskResult]:
+    """Run the tasks that a model can do.
+
+    Args:
+        planned: the tasks.
+        data: by source, from `open_data`.
+        model: the one to measure.
+        bootstrap: how intervals are made; None for none.
+        progress: is told the name of each task before it runs.
+        on_error: is told of a task that failed, and the others go on; None to raise.
+
+    Returns:
+        By task; what `lacks` names, and what failed, is not there.
+    """
+    results = {}
+    for item in planned:
+        if lacks(item.task, model):
+            continue
+        progress(item.name)
+        try:
+            results[item.name] = item.task.run(item.config, Inputs(data_of(item, data), model, bootstrap))
+        except EvaluationError as error:
+            if on_error is None:
+                raise EvaluationError(f"task {item.name}, model {model.name}: {error}") from error
+            on_error(item.name, error)
+    return results
+
+
+def run_without(
+    planned: Sequence[PlannedTask],
+    data: Mapping[tuple[str, str], Examples],
+    model: Model,
+    results: Mapping[str, TaskResult],
+    left_out: Mapping[tuple[str, str], np.ndarray],
+    *,
+    bootstrap: BootstrapConfig | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Score the tasks again without some of the scored examples; what was learned for them is not learned anew.
+
+    Args:
+        planned: the tasks.
+        data: by source, from `open_data`.
+        model: the one to measure.
+        results: what they gave with all examples.
+        left_out: rows of scored sources; a task without any is not scored again.
+        bootstrap: how intervals are made; None for none.
+
+    Returns:
+        The report of each task, or ``not_scored`` with the reason where too little is left (a class without examples).
+    """
+    reports: dict[str, dict[str, Any]] = {}
+    for item in planned:
+        rows = left_out.get(item.source, np.zeros(0, np.int64))
+        if item.name not in results or not len(rows):
+            continue
+        examples = data_of(item, data)
+        kept = np.setdiff1d(np.arange(len(examples[TEST])), rows)
+        rescore = results[item.name].rescore
+        try:
+            if rescore is not None:
+                reports[item.name] = rescore({examples[TEST].ids[row] for row in rows})
+                continue
+            examples[TEST] = examples[TEST].subset(kept)
+            item.task.check(item.config, examples)
+            reports[item.name] = item.task.run(item.config, Inputs(examples, model, bootstrap)).report
+        except ValueError as error:  # a prompt file's errors are its own type
+            reports[item.name] = {"not_scored": str(error)}
+    return reports
 
 
 def data_of(item: PlannedTask, opened: Mapping[tuple[str, str], Examples]) -> dict[str, Examples]:
     """The examples of a task, by role."""
-    return {role: opened[source] for role, source in item.sources.items()}
+    optional = item.task.optional
+    return {role: opened[source] for role, source in item.sources.items() if source in opened or role not in optional}
 
 
 def evaluate(
@@ -112,13 +254,16 @@ def evaluate(
     *,
     encode_images: EncodeImages,
     encode_text: EncodeText,
+    logit_scale: float | None = None,
 ) -> dict[str, TaskResult]:
     """Run the tasks; the images of a source that several tasks share are embedded once."""
 
     def encode_for_one(images: Iterable[bytes], /, *, names: Sequence[str]) -> np.ndarray:
         return np.asarray(encode_images(images, names=names))[None]
 
-    return evaluate_models(planned, data, encode_images=encode_for_one, encode_texts=[encode_text])[0]
+    return evaluate_models(
+        planned, data, encode_images=encode_for_one, encode_texts=[encode_text], logit_scales=[logit_scale]
+    )[0]
 
 
 def evaluate_models(
@@ -127,6 +272,8 @@ def evaluate_models(
     *,
     encode_images: EncodeImagesOfModels,
     encode_texts: Sequence[EncodeText],
+    logit_scales: Sequence[float | None],
+    bootstrap: BootstrapConfig | None = None,
 ) -> list[dict[str, TaskResult]]:
     """Run the tasks for several models; the images of a source are read once for all of them.
 
@@ -135,6 +282,8 @@ def evaluate_models(
         data: by source, from `open_data`.
         encode_images: by all models at once.
         encode_texts: of each model.
+        logit_scales: of each model, exp of the learned one.
+        bootstrap: how intervals are made; None for none.
 
     Returns:
         The results of each model, by task.
@@ -151,8 +300,8 @@ def evaluate_models(
             return embed(whole, model).take(rows)
         return embeddings_of(by_examples[id(examples)])[model]
 
-    found = []
-    for number, encode_text in enumerate(encode_texts):
-        model = Model(f"model {number}", functools.partial(embed, model=number), encode_text)
-        found.append({item.name: item.task.run(item.config, Inputs(data_of(item, data), model)) for item in planned})
-    return found
+    models = [
+        Model(f"model {number}", functools.partial(embed, model=number), encode_text, logit_scale)
+        for number, (encode_text, logit_scale) in enumerate(zip(encode_texts, logit_scales, strict=True))
+    ]
+    return [run_tasks(planned, data, model, bootstrap=bootstrap) for model in models]

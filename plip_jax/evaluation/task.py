@@ -5,7 +5,7 @@ a train state.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -121,6 +121,8 @@ class TaskResult:
         replicates: of each metric, float64 [R], in the order of the resamples: with the same seed and units those of
             two models are paired.
         correct: whether each test example was classified right, bool [N]; None where nothing is classified.
+        rescore: from ids to leave out to a report of the same answers without them, for a task that learns; None where
+            running the task again does no more than that.
     """
 
     report: dict[str, Any]
@@ -128,11 +130,17 @@ class TaskResult:
     gallery: tuple[GalleryRow, ...] = ()
     replicates: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     correct: np.ndarray | None = None
+    rescore: Callable[[Collection[str]], dict[str, Any]] | None = None
 
 
 def no_other_splits(config: Any) -> dict[str, str]:
     """For tasks that read the test split alone."""
     return {}
+
+
+def no_prompts(config: Any) -> tuple[str, ...]:
+    """For tasks without prompts."""
+    return ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +155,8 @@ class Task:
         splits: roles besides "test" and the name of the split of the same data that fills each.
         needs: "text" where texts are embedded, "tower" where the image network itself is trained; a model that lacks it
             is reported as not applicable.
+        optional: roles without which the task is run, too, where the data lack their split.
+        prompts: the prompt files and templates that scores depend on, which are frozen before scores are seen.
     """
 
     config: Callable[..., Any]
@@ -155,3 +165,5 @@ class Task:
     metric_names: Callable[[Any], tuple[str, ...]]
     splits: Callable[[Any], dict[str, str]] = no_other_splits
     needs: frozenset[str] = frozenset()
+    optional: frozenset[str] = frozenset()
+    prompts: Callable[[Any], tuple[str, ...]] = no_prompts

@@ -5,13 +5,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from plip_jax.evaluation.embeddings import EvaluationError
+from plip_jax.evaluation.few_shot_task import FEW_SHOT
+from plip_jax.evaluation.fine_tune_task import FINE_TUNE
+from plip_jax.evaluation.image_retrieval_task import IMAGE_RETRIEVAL
+from plip_jax.evaluation.linear_probe_task import LINEAR_PROBE
+from plip_jax.evaluation.published_probe_task import PUBLISHED_PROBE
 from plip_jax.evaluation.retrieval_task import RETRIEVAL
 from plip_jax.evaluation.task import Task
 from plip_jax.evaluation.zero_shot_task import ZERO_SHOT
 
 TASKS: dict[str, Task] = {
     "zero_shot": ZERO_SHOT,
+    "linear_probe": LINEAR_PROBE,
+    "published_probe": PUBLISHED_PROBE,
+    "few_shot": FEW_SHOT,
+    "fine_tune": FINE_TUNE,
     "retrieval": RETRIEVAL,
+    "image_retrieval": IMAGE_RETRIEVAL,
 }
 
 

@@ -6,12 +6,14 @@ import json
 import numpy as np
 import pytest
 
+from plip_jax.evaluation.bootstrap import BootstrapConfig, item_weights
 from plip_jax.evaluation.embeddings import EvaluationError
 from plip_jax.evaluation.examples import Examples
 from plip_jax.evaluation.pairing import pair_by_caption, pair_by_id
 from plip_jax.evaluation.retrieval_task import RetrievalConfig, run_retrieval
 from plip_jax.evaluation.task import Inputs, Model
 from plip_jax.evaluation.tasks import make_task
+from plip_jax.evaluation.units import choose_units
 from plip_jax.evaluation.zero_shot_task import ZeroShotConfig, run_zero_shot
 
 
@@ -144,6 +146,46 @@ def test_retrieval_by_caption_counts_either_image_as_right():
     assert (result.gallery[2].best_right, result.gallery[2].rank) == ("i1", 3)
 
 
+def test_retrieval_reports_duplicates_and_curves():
+    records = [Record("i0", "", ("x", " "), b"x"), Record("i1", "", ("y", "y"), b"y"), Record("i2", "", ("x",), b"x")]
+    result = run_retrieval(RetrievalConfig("id", (1,)), inputs(Examples.from_records(records)))
+    assert result.report["duplicates"] == {
+        "images_with_the_embedding_of_an_earlier_one": 1,
+        "texts_equal_to_an_earlier_one": 1,
+        "captions_left_out": {"blank": 1, "repeated_within_image": 1},
+    }
+    curve = result.report["directions"]["text_to_image"]["curve"]
+    assert curve == {"k": [1, 2, 3], "recall": [1 / 3, 1, 1], "random": [1 / 3, 2 / 3, 1]}
+
+
+def test_retrieval_by_figure_takes_any_image_of_the_figure():
+    examples = dataclasses.replace(CAPTIONED, group_ids=("f", "", "f"))
+    result = run_retrieval(RetrievalConfig("figure", (1,)), inputs(examples))
+    # Texts x and y of the figure (i0 and i2 look like x), y and z of i1.
+    assert [(row["query"], row["rank"], row["num_right"]) for row in result.rows[:4]] == [
+        ("i0#0", 1, 2), ("i1#0", 1, 1), ("i1#1", 3, 1), ("i2#1", 2, 2),
+    ]  # fmt: skip
+
+
+def test_retrieval_resamples_captions_with_the_unit_of_their_image():
+    records = [Record(f"i{n}", "", ("x", "y"), b"y" if n % 3 else b"x") for n in range(8)]
+    examples = dataclasses.replace(Examples.from_records(records), group_ids=tuple("aaabcccd"))
+    given = dataclasses.replace(inputs(examples), bootstrap=BootstrapConfig(60))
+    result = run_retrieval(RetrievalConfig("caption", (1,)), given)
+    block = result.report["bootstrap"]
+    assert (block["unit"], block["num_units"]) == ("group-level", 4)
+    assert "candidates are fixed" in block["resampled"]
+    assert set(block["intervals"]) == set(result.report["metrics"])
+    # Every image carries both captions, so each query is a hit and no resample differs.
+    assert block["intervals"]["image_to_text_recall@1"] == [1, 1]
+    by_id = run_retrieval(RetrievalConfig("id", (3,)), given)
+    # Three images look like x and tie for each text x of their own; no other text finds its image among three.
+    hits_of_image = np.array([1, 0, 0, 1, 0, 0, 1, 0])
+    weights = next(item_weights(choose_units(examples), BootstrapConfig(60)))
+    expected = (weights @ hits_of_image) / (2 * weights.sum(axis=1))
+    np.testing.assert_array_equal(by_id.replicates["text_to_image_recall@3"], expected)
+
+
 def test_retrieval_without_captions_is_refused_before_anything_is_embedded():
     examples = Examples.from_records([Record("0", "b", ("x",)), Record("1", "b")])
     with pytest.raises(EvaluationError, match="1 of 2 examples have none, first '1'"):
@@ -180,7 +222,7 @@ def test_embeddings_must_be_of_these_examples():
 @pytest.mark.parametrize(
     ("type_name", "settings", "message"),
     [
-        ("zeroshot", {}, "known: zero_shot, retrieval"),
+        ("zeroshot", {}, "known: zero_shot, linear_probe, published_probe"),
         ("zero_shot", {"promts": "kather"}, "did you mean prompts"),
         ("zero_shot", {"prompts": "kather", "missing_classes": "ignore"}, "expected error or allow"),
         ("retrieval", {"relevance": "row"}, "expected one of id, caption"),
