@@ -11,6 +11,7 @@ def get_config() -> ConfigDict:
             "batch_size": 64,  # images or texts a step; changes speed only
             "compute_dtype": "float32",
             "allow_absent": False,
+            "bootstrap": ConfigDict({"resamples": 2000, "seed": 0, "level": 0.95}),
             "tasks": ConfigDict(
                 {
                     "tissue": ConfigDict(
