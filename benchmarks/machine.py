@@ -24,6 +24,8 @@ _PACKAGES = (
     "grain",
     "array_record",
     "numpy",
+    "scipy",
+    "scikit-learn",
     "pillow",
     "simplejpeg",
     "tokenizers",
