@@ -11,8 +11,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
-from scipy import sparse
-from scipy.sparse import csgraph
 
 # Of the image that is transformed, pixels.
 SIDE = 32
@@ -157,23 +155,3 @@ def _expand(starts: np.ndarray, counts: np.ndarray, order: np.ndarray) -> Iterat
         offset = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number)
         if len(offset):
             yield np.repeat(part, number), order[np.repeat(starts[part], number) + offset]
-
-
-def cluster_duplicates(hashes: np.ndarray, radius: int) -> np.ndarray:
-    """Number the groups of images that are near-duplicates of each other, directly or by a chain of others.
-
-    Args:
-        hashes: uint64 [N], or [N, V] with the flips and turns of each, the image's own first.
-        radius: bits.
-
-    Returns:
-        int64 [N], groups numbered in the order of their first image. An image alone is a group of one.
-    """
-    variants = hashes[:, None] if hashes.ndim == 1 else hashes
-    _, first, which = np.unique(variants[:, 0], return_index=True, return_inverse=True)
-    distinct = variants[first]  # equal images are one: a thousand blank ones would be a million pairs
-    pairs = close_pairs(np.ascontiguousarray(distinct[:, 0]), distinct, radius)
-    graph = sparse.coo_array((np.ones(len(pairs.left), np.int8), (pairs.left, pairs.right)), shape=(len(first),) * 2)
-    _, component = csgraph.connected_components(graph, directed=False)
-    number: dict[int, int] = {}
-    return np.asarray([number.setdefault(int(group), len(number)) for group in component[which]], np.int64)

@@ -126,11 +126,6 @@ class Leaks:
         known = [found for found in (self.by_hash, self.by_embedding) if found is not None]
         return np.logical_or.reduce(known)
 
-    @property
-    def kept_rows(self) -> np.ndarray:
-        """Rows of the test images without one, for `Examples.subset`."""
-        return np.flatnonzero(~self.flagged)
-
 
 def find_leaks(
     train: AuditedImages, test: AuditedImages, config: LeakageConfig, *, close_pairs: ClosePairsSearch
