@@ -29,7 +29,6 @@ from plip_jax.evaluation.examples import Examples
 from plip_jax.measuring import Measured, evaluate_models, measure, thumbnails_of
 
 DEFAULT_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_NO_SPLIT = (MissingSplitError, MissingFolderError)
 _VERSIONED = ("jax", "flax", "numpy", "pillow", "scikit-learn")
 _RESERVED = ("embeddings", "evaluation.json", "report.md", "report.html", "prompts.lock.json")  # of the report's folder
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.+-]*)=(.+)")
@@ -130,7 +129,11 @@ def _run(flags: argparse.Namespace, config: EvaluateConfig) -> None:
     prompts = {item.name: prompts_lock.freeze(item.task.prompts(item.config)) for item in planned}
     prompts_lock.check_lock(lock, prompts)
     planned, data, missing = suite.open_available(
-        planned, open_examples, absent_if=(MissingSplitError,) if config.allow_absent else (), optional_if=_NO_SPLIT
+        planned,
+        open_examples,
+        no_split=(MissingSplitError, MissingFolderError),
+        not_in_set=(MissingSplitError,),
+        allow_absent=config.allow_absent,
     )
     absent |= missing
     prompts_lock.write_lock(lock, prompts)  # nothing was embedded yet

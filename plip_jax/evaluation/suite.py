@@ -101,6 +101,14 @@ def plan_tasks(
     return planned, absent
 
 
+class _NoSplitError(Exception):
+    """Carries an error of `open_examples` out of the loop over a task's roles."""
+
+    def __init__(self, message: str, *, is_scored: bool) -> None:
+        super().__init__(message)
+        self.is_scored = is_scored
+
+
 def open_data(planned: Sequence[PlannedTask], open_examples: OpenExamples) -> dict[tuple[str, str], Examples]:
     """Open each source once and check every task against it; nothing is embedded.
 
@@ -118,16 +126,18 @@ def open_available(
     planned: Sequence[PlannedTask],
     open_examples: OpenExamples,
     *,
-    absent_if: tuple[type[Exception], ...] = (),
-    optional_if: tuple[type[Exception], ...] = (),
+    no_split: tuple[type[Exception], ...] = (),
+    not_in_set: tuple[type[Exception], ...] = (),
+    allow_absent: bool = False,
 ) -> tuple[list[PlannedTask], dict[tuple[str, str], Examples], dict[str, str]]:
     """`open_data`, passing over the tasks whose split a set does not hold.
 
     Args:
         planned: the tasks.
         open_examples: as for `open_data`.
-        absent_if: errors that make a task absent.
-        optional_if: errors for which a task goes without a role that it can do without.
+        no_split: errors that say that data have no such split.
+        not_in_set: those of them that whole sets raise.
+        allow_absent: pass over tasks for them; a task that can do without a role goes without it in any case.
 
     Returns:
         The tasks that can be run, their examples by source, and for each other task why it is absent.
@@ -141,11 +151,16 @@ def open_available(
                 if (data, split) not in opened:
                     try:
                         opened[data, split] = Examples.from_records(open_examples(data, split or None))
-                    except optional_if:
+                    except no_split as error:
                         if role not in item.task.optional:
-                            raise
-        except absent_if as error:
-            absent[item.name] = str(error)
+                            raise _NoSplitError(str(error), is_scored=role == TEST) from error
+        except _NoSplitError as error:
+            cause = error.__cause__
+            assert cause is not None
+            # A folder without the split that is to be scored is a mistake; a built set knows what it holds.
+            if not allow_absent or (error.is_scored and not isinstance(cause, not_in_set)):
+                raise cause from None
+            absent[item.name] = str(cause)
             continue
         try:
             item.task.check(item.config, data_of(item, opened))

@@ -137,26 +137,36 @@ class NoSplitError(ValueError):
     pass
 
 
+class NoFolderError(ValueError):
+    pass
+
+
 def test_a_part_that_a_set_does_not_hold_makes_its_task_absent_or_is_done_without():
     def open_examples(data, split):
         if split in ("train", "gone"):
             raise NoSplitError(f"no split {split}")
+        if split == "folder":
+            raise NoFolderError("no folder")
         return DATA["set", split or ""].records
 
     def trained(config):
         return {"train": "train"}
 
+    can_do_without = dataclasses.replace(TASK, splits=trained, optional=frozenset(["train"]))
+    must_learn = dataclasses.replace(TASK, splits=lambda config: {"train": "folder"})
     tasks = [
-        dataclasses.replace(
-            planned("x")[0], task=dataclasses.replace(TASK, splits=trained, optional=frozenset(["train"]))
-        ),
-        dataclasses.replace(planned("y")[0], task=dataclasses.replace(TASK, splits=trained)),
+        dataclasses.replace(planned("x")[0], task=can_do_without),
+        dataclasses.replace(planned("y")[0], task=must_learn),
         *planned("gone"),
     ]
-    errors = {"absent_if": (NoSplitError,), "optional_if": (NoSplitError,)}
-    kept, opened, absent = suite.open_available(tasks, open_examples, **errors)
+    errors = {"no_split": (NoSplitError, NoFolderError), "not_in_set": (NoSplitError,)}
+    kept, opened, absent = suite.open_available(tasks, open_examples, **errors, allow_absent=True)
     assert [item.name for item in kept] == ["on x"]
-    assert absent == {"on y": "no split train", "on gone": "no split gone"}
+    assert absent == {"on y": "no folder", "on gone": "no split gone"}
     assert set(suite.data_of(kept[0], opened)) == {"test"}
+    with pytest.raises(NoFolderError):  # a folder without what is to be scored is a mistake
+        suite.open_available(planned("folder"), open_examples, **errors, allow_absent=True)
+    with pytest.raises(NoFolderError):
+        suite.open_available(tasks, open_examples, **errors)
     with pytest.raises(NoSplitError):
         suite.open_data(tasks, open_examples)
