@@ -60,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--excess", type=float, default=1e-5, help="of the loss over the optimum, relative")
     parser.add_argument("--rounds", type=int, default=3, help="timed runs of each contender; the median counts")
+    parser.add_argument(
+        "--tolerance", type=float, help="scikit-learn's, on float64 features, for every strength: nothing is sought"
+    )
+    parser.add_argument("--cold-only", action="store_true", help="leave sklearn_warm out")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/linear_probe_PLATFORM.json")
     flags = parser.parse_args(argv)
@@ -67,9 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = {key: value for key, value in vars(flags).items() if key != "out"}
     machine = describe_machine()
     results = {
-        "one strength": measure(features, label_ids, [flags.strength], flags.excess, flags.rounds),
-        "sweep": measure(features, label_ids, sorted(flags.strengths), flags.excess, flags.rounds),
-    }
+        name: measure(
+            features, label_ids, strengths, flags.excess, flags.rounds,
+            tolerance=flags.tolerance, is_warm_measured=not flags.cold_only,
+        )
+        for name, strengths in (("one strength", [flags.strength]), ("sweep", sorted(flags.strengths)))
+    }  # fmt: skip
     out = flags.out or ROOT / "benchmarks" / "results" / f"linear_probe_{machine['platform']}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"machine": machine, "config": settings, "results": results}, indent=2) + "\n")
@@ -103,9 +110,25 @@ def draw_features(count: int, dim: int, num_classes: int, seed: int) -> tuple[np
 
 
 def measure(
-    features: np.ndarray, label_ids: np.ndarray, strengths: list[float], excess: float, rounds: int
+    features: np.ndarray,
+    label_ids: np.ndarray,
+    strengths: list[float],
+    excess: float,
+    rounds: int,
+    *,
+    tolerance: float | None = None,
+    is_warm_measured: bool = True,
 ) -> dict[str, Any]:
     """Time the contenders in turns.
+
+    Args:
+        features: float32 [N, D].
+        label_ids: int64 [N].
+        strengths: C, rising.
+        excess: of the loss over the optimum that counts as equal, relative.
+        rounds: timed runs of each contender.
+        tolerance: scikit-learn's on float64 features; None seeks the loosest that reaches the loss.
+        is_warm_measured: whether scikit-learn also starts each strength from the last one's solution.
 
     Returns:
         ``contenders`` with the median ``seconds`` of ``all_seconds``, and for each strength ``excess`` and
@@ -122,8 +145,11 @@ def measure(
     first_seconds = time.perf_counter() - began
     tight = ours(SolverConfig(tolerance=1e-9, max_iterations=300))
     optima = [objective(probe, features, label_ids) for probe in tight]
-    stops = []
+    stops: list[Stop] = []
     for number, strength in enumerate(strengths):
+        if tolerance is not None:
+            stops.append((tolerance, "float64"))
+            continue
         stop, found = loosest_stop(features, label_ids, strength, optima[number], excess)
         optima[number] = min(optima[number], found)
         stops.append(stop)
@@ -132,7 +158,7 @@ def measure(
         "ours": ours,
         "sklearn": lambda: fit_sklearn(given, label_ids, strengths, stops, warm=False),
     }
-    if len(strengths) > 1:
+    if len(strengths) > 1 and is_warm_measured:
         contenders["sklearn_warm"] = lambda: fit_sklearn(given, label_ids, strengths, stops, warm=True)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     probes: dict[str, list[LogisticProbe]] = {}

@@ -114,7 +114,7 @@ p { max-width: 48rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #d1d9e0; text-align: right; white-space: nowrap; }
-th.words, td.words { text-align: left; white-space: normal; }
+th.words, td.words { text-align: left; white-space: normal; min-width: 6rem; }
 thead th { background: #f6f8fa; vertical-align: bottom; }
 tbody th { font-weight: 600; }
 img { max-width: 100%; height: auto; }
