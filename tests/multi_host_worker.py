@@ -18,7 +18,7 @@ sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 import small_training as training  # noqa: E402 # the lines above find it
 from small_models import CAPTIONS, make_config, make_tokenizer  # noqa: E402 # likewise
 
-from plip_jax import api, distributed, sharding  # noqa: E402 # likewise
+from plip_jax import api, batching, distributed, sharding  # noqa: E402 # likewise
 from plip_jax.data.image import Preprocessing  # noqa: E402 # likewise
 from plip_jax.data.pipeline import DataConfig, SourceConfig, make_train_iterator  # noqa: E402 # likewise
 from plip_jax.training.checkpoint import CheckpointConfig, Checkpoints, Description  # noqa: E402 # likewise
@@ -69,7 +69,7 @@ def train(records: Path, workdir: Path, mesh: Any, strategy: str) -> dict[str, A
 def evaluate(params: Any, mesh: Any) -> dict[str, Any]:
     """Features of 11 images and 5 texts in batches of 4, and how many batches this process put on its devices."""
     encoder = api.Encoder(CONFIG, make_tokenizer(), Preprocessing(image_size=32), batch_size=4, mesh=mesh)
-    put, api.put_batch = api.put_batch, lambda *args: counted.append(1) or put(*args)
+    put, batching.put_batch = batching.put_batch, lambda *args: counted.append(1) or put(*args)
     counted: list[int] = []
     images = list(np.random.default_rng(3).integers(0, 256, (11, 40, 40, 3), dtype=np.uint8))
     features = encoder.encode_images(params, images)
