@@ -38,7 +38,7 @@ demo: $(VENV)/.core
 		tile = open_examples('$(DEMO)/records', 'test')[0]; print('A held-out tile of', tile.label, 'is seen as'); \
 		print(PLIP.from_pretrained('$(DEMO)/hf').zero_shot(tile.image, \
 		['adipose tissue', 'lymphocytes', 'mucus', 'necrosis', 'smooth muscle']))"
-	@echo "Look at $(DEMO)/run/curves.png and $(DEMO)/evaluation/report.md"
+	@echo "Look at $(DEMO)/run/curves.png and $(DEMO)/evaluation/report.html"
 
 test: $(VENV)/.$(EXTRAS)
 	$(PYTEST) -m "$(PYTEST_SELECT)"
