@@ -91,8 +91,10 @@ def test_a_run_leaves_what_it_promises(unbroken):
     assert [step for step, _ in losses(unbroken)] == list(range(1, STEPS + 1))
     evaluated = [line for line in read_metrics(unbroken) if "eval/heldout/text_to_image_recall@10" in line]
     assert [line["step"] for line in evaluated] == [5, 10]
-    logged = [line for line in read_metrics(unbroken) if "loss" in line][-1]
-    assert {"loss", "grad_norm", "logit_scale", "learning_rate", "pairs_per_second", "data_wait_share"} <= logged.keys()
+    logged = [line for line in read_metrics(unbroken) if "loss" in line]
+    assert all({"loss", "grad_norm", "logit_scale", "learning_rate"} <= line.keys() for line in logged)
+    # Not on each line: where two steps are found finished together, nobody knows when the first of them was.
+    assert any({"pairs_per_second", "data_wait_share"} <= line.keys() for line in logged)
     assert (unbroken / "curves.png").read_bytes().startswith(b"\x89PNG")
     model = load_model(unbroken)
     assert model.step == STEPS

@@ -219,7 +219,7 @@ class Loop:
         # Where dispatch waits for the step, as on a CPU, it has finished now and not when it is read.
         done = self._timer.moment() if _is_ready(metrics["loss"]) else None
         # Reading a step's metrics after the next is under way keeps the device busy.
-        self._write_pending()
+        self._write_pending(ended_by=done)
         computed_tokens = np.size(batch["packed"]["tokens"] if "packed" in batch else batch["tokens"])
         self._pending = _Pending(step, metrics, done, batch["index"], batch.get("text_length"), computed_tokens)
         if compiles or self._profiler.stops(step):
@@ -255,13 +255,15 @@ class Loop:
         self._saved_step = step
         self._timer.restart()
 
-    def _write_pending(self) -> None:
+    def _write_pending(self, ended_by: Moment | None = None) -> None:
+        """Write what is pending, whose step had ended by the moment given, where one is known."""
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
         step = pending.step
         scalars = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
-        self._timer.end_step(pending.done or self._timer.moment(), pending.text_lengths, pending.computed_tokens)
+        end = pending.done or ended_by or self._timer.moment()
+        self._timer.end_step(end, pending.text_lengths, pending.computed_tokens)
         is_skipped = scalars["skipped_in_row"] > 0
         is_logged = _is_due(step, self._schedule.log_interval_steps) or step == self._schedule.last_step
         if is_logged:

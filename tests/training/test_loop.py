@@ -332,3 +332,30 @@ def test_a_profile_window_leaves_a_trace(tmp_path):
     assert passed(step=8)
     assert any("no step of the profile window 3:4 was taken" in line for line in passed.said)
     assert not (tmp_path / "none").exists()
+
+
+def test_two_steps_found_finished_together_take_no_negative_time(tmp_path):
+    class NotReady:
+        def is_ready(self):
+            return False
+
+        def __float__(self):
+            time.sleep(0.2)  # from the device
+            return 0.5
+
+    class Late(Run):
+        """Step 2 is dispatched before it has finished, step 3 waits for both: nobody saw when step 2 ended."""
+
+        def _take_step(self, state, batch):
+            state, metrics = super()._take_step(state, batch)
+            if state.step == 2:
+                metrics["loss"] = NotReady()
+            return state, metrics
+
+    run = Late(tmp_path, dataclasses.replace(SCHEDULE, last_step=4))
+    run.at[3] = lambda: time.sleep(0.05)
+    assert run()
+    lines = {line["step"]: line for line in read_metrics(tmp_path) if "loss" in line}
+    assert 0.05 <= lines[2]["step_seconds_max"] < 0.2  # until step 3 was there, and not until its loss was read
+    assert "step_seconds_max" not in lines[3]  # nothing was left for it, and it counts with the next
+    assert lines[4]["step_seconds_p50"] >= 0.1  # of 0 and 0.2
