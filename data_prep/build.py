@@ -16,7 +16,7 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,6 @@ def _csv_posts(options: argparse.Namespace) -> Iterator[Post | Drop]:
     return csv_table.read_posts(options.table, columns, source=options.source_name or options.table.stem)
 
 
-SOURCES: dict[str, Callable[[argparse.Namespace], Iterator[Post | Drop]]] = {"csv": _csv_posts}
-
-
 @dataclasses.dataclass(frozen=True)
 class Holdout:
     """Which part of the groups goes to which split instead of `train`.
@@ -94,21 +91,22 @@ def make_record(post: Post, images: Path) -> Record:
         raise _DroppedError("empty_id")
     if not captions:
         raise _DroppedError("empty_caption")
-    if not post.image:
+    image_path = post.media[0].path
+    if not image_path:
         raise _DroppedError("missing_file", "the image column is empty")
-    path = Path(os.path.normpath(images / post.image))
+    path = Path(os.path.normpath(images / image_path))
     if not path.is_relative_to(os.path.normpath(images)):
-        raise _DroppedError("outside_images", f"{post.image} leads out of the images folder")
+        raise _DroppedError("outside_images", f"{image_path} leads out of the images folder")
     try:
         if not path.is_file():
-            raise _DroppedError("missing_file", f"no file {post.image} in the images folder")
+            raise _DroppedError("missing_file", f"no file {image_path} in the images folder")
         if path.stat().st_size > _MAX_IMAGE_BYTES:
-            raise _DroppedError("bad_image", f"{post.image} has {path.stat().st_size} bytes, over {_MAX_IMAGE_BYTES}")
+            raise _DroppedError("bad_image", f"{image_path} has {path.stat().st_size} bytes, over {_MAX_IMAGE_BYTES}")
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
-        raise _DroppedError("missing_file", f"{post.image!r} cannot be read: {error}") from error
+        raise _DroppedError("missing_file", f"{image_path!r} cannot be read: {error}") from error
     try:
-        image = upright_rgb(data, name=post.image)
+        image = upright_rgb(data, name=image_path)
     except ImageError as error:
         raise _DroppedError("bad_image", str(error)) from error
     return Record(post.id, image, captions, post.group_id, post.source, post.label)
@@ -195,7 +193,7 @@ def _parse_holdouts(texts: Sequence[str]) -> tuple[tuple[str, float], ...]:
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m data_prep.build", description="Make a records folder.")
-    parser.add_argument("--source", choices=sorted(SOURCES), required=True, help="kind of raw data")
+    parser.add_argument("--source", choices=["csv"], required=True, help="kind of raw data")
     parser.add_argument("--table", type=Path, required=True, help="table with a header line: .csv, or .tsv for tabs")
     parser.add_argument("--images", type=Path, required=True, help="folder that image paths are relative to")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
@@ -224,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise BuildError(f"--images {options.images}: no such folder")
         holdout = Holdout(_parse_holdouts(options.holdout), options.seed)
         about = {"source": options.source, "table": options.table.name}
-        posts = SOURCES[options.source](options)
+        posts = _csv_posts(options)
         report = build(posts, options.images, options.out, holdout=holdout, overwrite=options.overwrite, **about)
     except (BuildError, csv_table.TableError, OSError) as error:
         print(f"data_prep.build: {error}", file=sys.stderr)

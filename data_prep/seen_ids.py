@@ -19,7 +19,8 @@ class SeenIds:
 
     def add(self, text: str) -> bool:
         """Add an id; say whether it was new."""
-        key = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+        data = text.encode("utf-8", "surrogatepass")  # broken input holds lone surrogates
+        key = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
         place = int(np.searchsorted(self._sorted, np.uint64(key)))
         known = place < len(self._sorted) and int(self._sorted[place]) == key
         if known or key in self._pending:

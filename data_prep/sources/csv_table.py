@@ -1,23 +1,16 @@
 """Any image-caption table (comma- or tab-separated) as a stream of `Post`.
 
-Quoted fields may hold newlines; a byte-order mark is skipped; the table is never held in memory.
+How lines are read, and what is done with damaged ones, is in `delimited`.
 """
 
-import csv
 import dataclasses
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_prep.seen_ids import SeenIds
-from data_prep.sources.post import Drop, Post
-
-_MAX_FIELD_CHARACTERS = 2**24  # a caption of 16 million characters is an unclosed quote
-_TAB_SUFFIXES = (".tsv", ".tab")
-
-
-class TableError(ValueError):
-    """The table as a whole cannot be used; the message says what was found and what to do."""
+from data_prep.sources.delimited import TableError, read_header, read_lines
+from data_prep.sources.post import Drop, Media, Post
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,69 +20,53 @@ class Columns:
     Attributes:
         image: Path of the image, relative to the images folder.
         captions: One or more columns of text.
-        id: Unique id. Where None: the image path, followed by `#LINE` for a further row about the same image.
-        group: What must stay on one side of a split; the image path where None.
-        label: Class name.
+        id: Unique id. Where empty: the image path, followed by `#LINE` for a further row about the same image.
+        group: What must stay on one side of a split; the image path where empty.
+        label: Class name; empty for none.
     """
 
     image: str = "image"
     captions: tuple[str, ...] = ("caption",)
-    id: str | None = None
-    group: str | None = None
-    label: str | None = None
+    id: str | None = ""
+    group: str | None = ""
+    label: str | None = ""
 
 
-def read_posts(table: Path, columns: Columns, *, source: str) -> Iterator[Post | Drop]:
+def read_posts(table: Path, columns: Columns, *, source: str, strict: bool = True) -> Iterator[Post | Drop]:
     """Read a table row by row; `.tsv` and `.tab` files are split at tabs, all others at commas.
 
     Args:
         table: UTF-8 text with a header line.
         columns: Names in the header.
         source: Name of the source, for the posts.
+        strict: A line that is not UTF-8, and a quote that is not closed, are errors.
 
     Yields:
-        A `Post` per row, or a `Drop` for a row whose number of fields is not the header's, or that repeats the image
+        A `Post` per row, or a `Drop` for a damaged row (see `delimited.read_lines`), or one that repeats the image
         and the captions of an earlier one (only where there is no id column, which then decides).
 
     Raises:
-        TableError: No such file, no header, a column that is missing or ambiguous, not UTF-8, or an unclosed quote.
+        TableError: No such file, no header, a column that is missing or ambiguous; where `strict`, a damaged line.
     """
-    delimiter = "\t" if table.suffix.lower() in _TAB_SUFFIXES else ","
-    csv.field_size_limit(_MAX_FIELD_CHARACTERS)
-    line = 1
+    header = read_header(table)
+    if not header:
+        raise TableError(f"{table} is empty: expected a header line with the names of the columns")
+    places = _find_columns(table, header, columns)
     images, pairs = SeenIds(), SeenIds()
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            # strict: text behind a closing quote, or a quote never closed, is an error and not a guess
-            rows = csv.reader(file, delimiter=delimiter, strict=True)
-            header = next(rows, None)
-            if header is None:
-                raise TableError(f"{table} is empty: expected a header line with the names of the columns")
-            places = _find_columns(table, header, columns)
-            next_line = rows.line_num + 1
-            for row in rows:
-                line, next_line = next_line, rows.line_num + 1
-                where = f"{table.name} line {line}"
-                if not row:
-                    continue  # a blank line
-                if len(row) != len(header):
-                    detail = f"{len(row)} fields, the header has {len(header)}"
-                    yield Drop("wrong_number_of_fields", where, detail=detail)
-                    continue
-                post = _post(row, columns, places, source=source, where=where)
-                if columns.id is None:
-                    if not images.add(post.image):
-                        post = dataclasses.replace(post, id=f"{post.image}#{line}")
-                    if not pairs.add("\0".join((post.image, *post.captions))):
-                        yield Drop("duplicate_row", where, post.image, "an earlier row has this image and its captions")
-                        continue
-                yield post
-    except OSError as error:
-        raise TableError(f"{table} cannot be read: {error}") from error
-    except UnicodeDecodeError as error:
-        raise TableError(f"{table} is not UTF-8 ({error}): convert it first") from error
-    except csv.Error as error:
-        raise TableError(f"{table}, near line {line}: {error}; is a quote not closed or not doubled?") from error
+    for found in read_lines(table, strict=strict):
+        if isinstance(found, Drop):
+            yield found
+            continue
+        where, row = found
+        post = _post(row, columns, places, source=source, where=where)
+        if not columns.id:
+            image = post.media[0].path
+            if not images.add(image):
+                post = dataclasses.replace(post, id=f"{image}#{where.rpartition(' ')[2]}")
+            if not pairs.add("\0".join((image, *post.captions))):
+                yield Drop("duplicate_row", where, image, "an earlier row has this image and its captions")
+                continue
+        yield post
 
 
 def _post(row: Sequence[str], columns: Columns, places: dict[str, int], *, source: str, where: str) -> Post:
@@ -99,7 +76,7 @@ def _post(row: Sequence[str], columns: Columns, places: dict[str, int], *, sourc
     image = field(columns.image)
     return Post(
         id=field(columns.id) if columns.id else image,
-        image=image,
+        media=(Media(path=image),),
         captions=tuple(field(name) for name in columns.captions),
         group_id=field(columns.group) if columns.group else image,
         source=source,
@@ -120,7 +97,8 @@ def _find_columns(table: Path, header: Sequence[str], columns: Columns) -> dict[
             problems.append(f"{names.count(name)} columns named {name!r}")
     if problems:
         raise TableError(
-            f"{table}: {'; '.join(problems)}. Columns found: {', '.join(map(repr, names))}. Name the right ones with "
-            "--image-column, --caption-column, --id-column, --group-column or --label-column."
+            f"{table}: {'; '.join(problems)}. Columns found: {', '.join(map(repr, names))}. Name the right ones: the "
+            "column of the image, of the captions, of the id, of the group or of the label (settings image, captions, "
+            "id, group, label)."
         )
     return {name: names.index(name) for name in wanted if name}
