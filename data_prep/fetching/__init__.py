@@ -1,0 +1,1 @@
+"""Images by address: limits, state and the content-addressed store."""
