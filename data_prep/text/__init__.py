@@ -1,0 +1,1 @@
+"""Captions: cleaned, masked and judged."""
