@@ -1,0 +1,1 @@
+"""Images: judged, stripped, embedded and gated."""

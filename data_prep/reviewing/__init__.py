@@ -1,0 +1,1 @@
+"""Pages and sheets on which a person judges pairs."""
