@@ -4,9 +4,12 @@ The hash is pHash's: signs of the low frequencies of the image's discrete cosine
 "Implementation and Benchmarking of Perceptual Image Hash Functions", section 3.2.1; phash.org's ``ph_dct_imagehash``).
 A copy that is compressed again, resized or slightly cropped differs in a few bits, another image in about 32. The eight
 flips and quarter turns of an image need no further transform: they change signs and swap axes of the same coefficients.
+A second hash, dHash, is there for those whose thresholds were set with it.
 """
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -25,6 +28,10 @@ _ODD = np.where(np.arange(1, 9) % 2, -1.0, 1.0)  # a mirror image has the odd fr
 _BANDS, _BAND_BITS = 4, 16
 _BLOCK_PAIRS = 2**22
 _MOST_BANDED_RADIUS = 11
+# Of the search within one set: the bands that must agree are at most these; what it costs to sort a hash once, counted
+# in comparisons of two hashes (measured: 45 ns and 15 ns).
+_MOST_AGREEING = 3
+_SORTING_COST = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +72,19 @@ def hash_image(image: Image.Image) -> ImageHash:
 def _signs(coefficients: np.ndarray) -> int:
     above = (coefficients > np.median(coefficients)).reshape(-1)
     return int.from_bytes(np.packbits(above).tobytes(), "big")
+
+
+def dhash(image: Image.Image) -> int:
+    """Hash an image by the signs of its horizontal differences: dHash, 64 bits.
+
+    N. Krawetz 2013, "Kind of Like That" (hackerfactor.com): grey, 9 x 8 pixels, a bit is set where a pixel is brighter
+    than its left neighbour; rows from the top, the first pair in the highest bit.
+
+    Args:
+        image: any mode that Pillow converts to grey; any size.
+    """
+    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.LANCZOS))
+    return int.from_bytes(np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes(), "big")
 
 
 def distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -121,6 +141,72 @@ def close_pairs(left: np.ndarray, right: np.ndarray, radius: int) -> ClosePairs:
     first = np.flatnonzero(np.diff(key, prepend=-1))  # the nearest variant of each pair
     rows, columns = np.divmod(key[first], max(1, len(variants)))
     return ClosePairs(rows, columns, distance[first])
+
+
+def close_pairs_within(hashes: np.ndarray, radius: int) -> ClosePairs:
+    """Find every pair of rows of one set, left < right, whose hashes differ in at most ``radius`` bits; exact.
+
+    The 64 bits are cut into radius + A bands. A changed bit lies in one band, so ``radius`` of them touch at most
+    ``radius`` bands, and A bands or more are untouched: such a pair agrees in all bits of at least one choice of A
+    bands. For each choice the hashes are sorted by those bits and compared within runs of equal ones. A is what costs
+    least for so many hashes; with A = 0 all are compared.
+
+    Memory is that of the hashes and of the pairs found. Equal hashes are pairs too: ask about distinct ones where one
+    may be there thousands of times.
+
+    Args:
+        hashes: uint64 [N].
+        radius: bits, in [0, 64].
+
+    Raises:
+        ValueError: the radius is out of range, or the array is not of uint64.
+    """
+    if not 0 <= radius <= _BITS:
+        raise ValueError(f"radius: expected 0 to {_BITS} bits, got {radius}")
+    if hashes.dtype != np.uint64:
+        raise ValueError(f"expected hashes of uint64, got {hashes.dtype}")
+    count = len(hashes)
+    keys = [np.empty(0, np.int64)]
+    for mask in _masks(radius, _cheapest_agreeing(count, radius)):
+        for rows, others in _pairs_in_runs(hashes, mask, radius):
+            keys.append(np.minimum(rows, others) * count + np.maximum(rows, others))
+    left, right = np.divmod(np.unique(np.concatenate(keys)), max(1, count))
+    return ClosePairs(left, right, distances(hashes[left], hashes[right]).astype(np.int64))
+
+
+def _cheapest_agreeing(count: int, radius: int) -> int:
+    """How many of the bands to ask to agree: more give more sorts of fewer comparisons."""
+
+    def cost(agreeing: int) -> float:
+        bands = radius + agreeing
+        compared = count / 2 * 2.0 ** (-_BITS * agreeing / bands) if agreeing else count / 2
+        return math.comb(bands, agreeing) * (_SORTING_COST + compared)
+
+    return min(range(min(_MOST_AGREEING, _BITS - radius) + 1), key=cost)
+
+
+def _masks(radius: int, agreeing: int) -> list[np.uint64]:
+    """The bits of each choice of bands."""
+    bands = radius + agreeing
+    cuts = [_BITS * band // max(1, bands) for band in range(bands + 1)]
+    masks = [(1 << end) - (1 << start) for start, end in itertools.pairwise(cuts)]
+    return [np.uint64(sum(chosen)) for chosen in itertools.combinations(masks, agreeing)]
+
+
+def _pairs_in_runs(hashes: np.ndarray, mask: np.uint64, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The close pairs among the hashes that are equal in the bits of the mask, by their distance in sorted order."""
+    words = hashes & mask
+    order = np.argsort(words)
+    words, sorted_hashes = words[order], hashes[order]
+    first = np.arange(len(words))
+    for step in range(1, len(words)):
+        first = first[: np.searchsorted(first, len(words) - step)]
+        first = first[words[first + step] == words[first]]
+        if not len(first):
+            return
+        near = first[distances(sorted_hashes[first], sorted_hashes[first + step]) <= radius]
+        if len(near):
+            yield order[near], order[near + step]
 
 
 def _all(left: np.ndarray, right: np.ndarray, radius: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

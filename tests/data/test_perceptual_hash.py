@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from scipy import fft
 
-from plip_jax.data.perceptual_hash import close_pairs, distances, hash_image
+from plip_jax.data import perceptual_hash
+from plip_jax.data.perceptual_hash import close_pairs, close_pairs_within, dhash, distances, hash_image
 from tests.small_tissue import encoded, tissue
 
 # Of 64 bits; what the leakage audit takes by default.
@@ -140,3 +141,53 @@ def test_real_tiles_are_told_apart_and_their_copies_found(realdata):
     assert len(images) > 200
     copies = [own(again(image.resize((224, 224), Image.Resampling.BICUBIC), 75)) for image in images[::5]]
     assert (distances(np.array(copies), hashes[::5, 0]) <= RADIUS).all()
+
+
+@pytest.mark.parametrize("agreeing", [0, 1, 2, 3, None])
+@pytest.mark.parametrize("radius", [0, 1, 3, 6, 13])
+def test_the_search_within_one_set_finds_every_close_pair(radius, agreeing, monkeypatch):
+    if agreeing is not None:
+        monkeypatch.setattr(perceptual_hash, "_cheapest_agreeing", lambda count, radius: agreeing)
+    hashes = planted(np.random.default_rng(radius), 500)
+    hashes[400:410] = hashes[:10]
+    hashes[410:420] = hashes[:10] ^ np.uint64(0b1011)
+    found = close_pairs_within(hashes, radius)
+    all_distances = np.triu(distances(hashes[:, None], hashes[None, :]) + 1, 1)  # 0: no pair
+    rows, columns = np.nonzero((all_distances > 0) & (all_distances <= radius + 1))
+    assert len(rows) >= 10
+    np.testing.assert_array_equal(found.left, rows)
+    np.testing.assert_array_equal(found.right, columns)
+    np.testing.assert_array_equal(found.distance, all_distances[rows, columns] - 1)
+
+
+@pytest.mark.parametrize("radius", [0, 3, 12, 63, 64])
+def test_few_hashes_have_few_pairs_at_any_radius(radius):
+    hashes = np.array([0, 2**64 - 1, 0b111, 2**64 - 2], np.uint64)
+    pairs = close_pairs_within(hashes, radius)
+    expected = [
+        (one, other)
+        for one in range(4)
+        for other in range(one + 1, 4)
+        if (int(hashes[one]) ^ int(hashes[other])).bit_count() <= radius
+    ]
+    assert list(zip(pairs.left.tolist(), pairs.right.tolist(), strict=True)) == expected
+    assert len(close_pairs_within(hashes[:1], radius).left) == len(close_pairs_within(hashes[:0], radius).left) == 0
+
+
+def test_a_search_within_that_cannot_be_meant_is_refused():
+    with pytest.raises(ValueError, match="0 to 64 bits, got -1"):
+        close_pairs_within(np.zeros(1, np.uint64), -1)
+    with pytest.raises(ValueError, match="hashes of uint64, got float64"):
+        close_pairs_within(np.zeros(1), 1)
+
+
+def test_dhash_has_a_bit_where_a_pixel_is_brighter_than_its_left_neighbour():
+    rows = np.tile(np.array([0, 9, 5, 7, 7, 1, 2, 3, 4], np.uint8), (8, 1))
+    rows[7] = range(9)
+    assert dhash(Image.fromarray(rows)) == int("10100111" * 7 + "11111111", 2)
+
+
+def test_dhash_is_imagehashs():
+    imagehash = pytest.importorskip("imagehash", reason="it comes with the extra for tests")
+    for seed in range(10):
+        assert f"{dhash(tissue(seed)):016x}" == str(imagehash.dhash(tissue(seed)))

@@ -1,0 +1,1 @@
+"""What belongs together: duplicates, groups and the splits that do not cut them."""
