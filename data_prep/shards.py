@@ -111,11 +111,7 @@ class RecordsWriter:
         self._partial = self.out.parent / f".{self.out.name}.partial-{os.getpid()}"
         self._splits: dict[str, _OpenSplit] = {}
         self._seen = SeenIds()
-        if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            if not (self.out / MANIFEST_NAME).is_file():
-                raise FileExistsError(f"{self.out} exists and is not a records folder: choose another place")
-            if not overwrite:
-                raise FileExistsError(f"{self.out} already holds records: choose another place, or pass --overwrite")
+        check_out(self.out, overwrite=overwrite)
 
     def __enter__(self) -> Self:
         self._partial.mkdir(parents=True)
@@ -136,12 +132,8 @@ class RecordsWriter:
 
     def write(self, record: Record, split: str = "train") -> None:
         """Append a record to a split."""
-        if not record.captions or not all(caption.strip() for caption in record.captions):
-            raise ValueError(f"record {record.id!r} has an empty caption or none: {record.captions}")
-        if not record.image:
-            raise ValueError(f"record {record.id!r} has no image bytes")
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", split):
-            raise ValueError(f"split {split!r} is not a name of letters, digits and underscores")
+        check_record(record)
+        check_split_name(split)
         if not self._seen.add(record.id):
             raise DuplicateIdError(f"record id {record.id!r} is written twice: ids must be unique in a folder")
         opened = self._splits.setdefault(split, _OpenSplit())
@@ -179,25 +171,73 @@ class RecordsWriter:
                 self._close_shard(split)
             named = []
             for index, shard in enumerate(opened.shards):
-                file = f"{self._name}-{split}.array_record-{index:05d}-of-{len(opened.shards):05d}"
+                file = shard_file(self._name, split, index, len(opened.shards))
                 (self._partial / shard.file).rename(self._partial / file)
                 named.append(dataclasses.replace(shard, file=file))
             splits[split] = tuple(named)
         write_manifest(self._partial, Manifest(name=self._name, splits=splits))
         write_tfds_metadata(self._partial, self._name, splits, in_version_folder=self.out.name == DATASET_VERSION)
-        self._publish()
+        publish_folder(self._partial, self.out)
 
-    def _publish(self) -> None:
-        retired = self.out.parent / f".{self.out.name}.old-{os.getpid()}"
-        if self.out.exists():
-            self.out.rename(retired)
-        try:
-            self._partial.rename(self.out)
-        except OSError:
-            if retired.exists():
-                retired.rename(self.out)
-            raise
-        shutil.rmtree(retired, ignore_errors=True)
+
+def check_out(out: Path, *, overwrite: bool) -> None:
+    """Make sure that a records folder may be made at a place.
+
+    Raises:
+        FileExistsError: It exists and `overwrite` is false, or it is not a records folder (that is never removed).
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not (out / MANIFEST_NAME).is_file():
+            raise FileExistsError(f"{out} exists and is not a records folder: choose another place")
+        if not overwrite:
+            raise FileExistsError(f"{out} already holds records: choose another place, or pass --overwrite")
+
+
+def publish_folder(partial: Path, out: Path) -> None:
+    """Put a complete folder in the place of `out`; the older one steps aside until then and is removed.
+
+    Two renames: a kill between them leaves no `out`, and `restore_folder` puts the older one back.
+    """
+    retired = _retired(out)
+    if out.exists():
+        shutil.rmtree(retired, ignore_errors=True)  # of a run that was killed behind its second rename
+        out.rename(retired)
+    try:
+        partial.rename(out)
+    except OSError:
+        if retired.exists():
+            retired.rename(out)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def restore_folder(out: Path) -> None:
+    """Put the older folder back where a kill came between the two renames of `publish_folder`."""
+    if _retired(out).exists() and not out.exists():
+        _retired(out).rename(out)
+
+
+def _retired(out: Path) -> Path:
+    return out.parent / f".{out.name}.old"
+
+
+def shard_file(name: str, split: str, index: int, shards: int) -> str:
+    """Return the file name of a split's shard, as TFDS's template wants it."""
+    return f"{name}-{split}.array_record-{index:05d}-of-{shards:05d}"
+
+
+def check_split_name(split: str) -> None:
+    """Raise ValueError unless TFDS and the manifest take this name of a split."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", split):
+        raise ValueError(f"split {split!r} is not a name of letters, digits and underscores")
+
+
+def check_record(record: Record) -> None:
+    """Raise ValueError where a record has no image bytes, no caption or a blank one."""
+    if not record.captions or not all(caption.strip() for caption in record.captions):
+        raise ValueError(f"record {record.id!r} has an empty caption or none")
+    if not record.image:
+        raise ValueError(f"record {record.id!r} has no image bytes")
 
 
 def dataset_name(out: Path) -> str:

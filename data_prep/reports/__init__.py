@@ -1,0 +1,1 @@
+"""What a curation says of itself: decisions, funnel and datasheet."""
