@@ -1,0 +1,1 @@
+"""Takedowns: what goes, what is purged, and the proof."""
