@@ -11,7 +11,7 @@ import pytest
 from curation_week import Week
 from image_server import ImageServer
 from week_dumps import week_config
-from week_images import DistinctImages, jpeg, simulated_images
+from week_images import DistinctImages, simulated_images
 from write_x import flat_v2
 
 from data_prep import curate as program
@@ -143,13 +143,13 @@ def test_a_run_that_was_killed_in_the_split_ends_after_a_takedown(desk: Desk, mo
 
 @pytest.mark.slow  # seconds of Beam; one of four is in the quick tests
 def test_what_comes_back_later_stays_out_and_its_post_goes(desk: Desk):
-    image = next(desk.week.images)
-    gone = desk.post(jpeg(image))
+    image, near = desk.week.images.near_copies()
+    gone = desk.post(image)
     posts = [desk.post() for _ in range(6)]
     dump = desk.write("dump", [gone, *posts])
     desk.curate(dump)
     assert desk.remove(gone) == 0
-    again = [desk.post(jpeg(image)), desk.post(desk.week.images.near_copy(image))]
+    again = [desk.post(image), desk.post(near)]
     desk.write("dump", [gone, *posts, *again])
     desk.curate(dump)
     assert desk.kept() == {post.id for post in posts}
