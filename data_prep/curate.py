@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -210,7 +209,11 @@ class Curation:
             asked = {
                 name: value for name, value in dataclasses.asdict(self.config.hydration).items() if name not in PACE
             }
-            self._depend_on(asked, state.generation, self._local_files())
+            folders = [(one.name, str(one.images.absolute())) for one in self.config.sources]
+            self._depend_on(asked, folders)
+            if self._has_missing_file_come():
+                state.begin_generation()
+            self._depend_on(state.generation)
             task = functools.partial(
                 stages.find_images,
                 sources=self._sources,
@@ -223,16 +226,15 @@ class Curation:
         finally:
             state.close()
 
-    def _local_files(self) -> str:
-        """A hash of the local images as they are now: one that is put there later is looked at then."""
-        known = hashlib.sha256()
-        for pair in read_rows(self.folder("text").kept, Pair):
-            if not pair.url:
-                path = self._sources[stages.source_of(pair)].images / pair.path
-                with contextlib.suppress(OSError, ValueError):  # missing; ValueError: a name with a zero byte
-                    found = path.stat()
-                    known.update(f"{pair.id} {found.st_size} {found.st_mtime_ns}\n".encode())
-        return known.hexdigest()
+    def _has_missing_file_come(self) -> bool:
+        """Whether a local image that was missing is there now; a takedown, which removes rows, changes no answer."""
+        for decision in read_rows(self.folder("hydrate").dropped, Decision):
+            pair = decision.pair
+            if pair is not None and decision.reason == "missing_file" and pair.path:
+                with contextlib.suppress(ValueError):  # a name with a zero byte
+                    if (self._sources[stages.source_of(pair)].images / pair.path).is_file():
+                        return True
+        return False
 
     def _image(self) -> None:
         # What must be encoded again depends on the encoder.

@@ -3,9 +3,10 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 
 import pytest
-from curated_week import Curated
+from curated_week import Curated, dataset_bytes
 from curation_week import KEPT, Week
 from image_server import ImageServer, Response
 from week_dumps import week_config
@@ -13,8 +14,8 @@ from week_images import DistinctImages, caption_texts, jpeg, simulated_images
 from write_x import flat_v2
 
 from data_prep import verify
-from data_prep.curate import main
-from data_prep.curation.authors import AuthorKeyError, make_author_key
+from data_prep.curate import curate, main
+from data_prep.curation.authors import AuthorKeyError, load_author_key, make_author_key
 from data_prep.curation.config import CurationConfig
 from data_prep.curation.output import rebuild_reports
 from data_prep.removing.byte_scan import byte_scan, image_needles, text_needles
@@ -109,3 +110,69 @@ def test_neighbours_that_were_found_again_are_taken_instead(tmp_path):
             kept.append({row.post_id for row in read_decisions(tmp_path / "out" / "decisions.parquet")})
     ids = [hashlib.sha256(url.encode()).hexdigest()[:32] for url in urls]
     assert kept == [set(ids[:2]), set(ids[2:])]
+
+
+def test_a_local_image_that_comes_later_is_taken_and_a_takedown_does_nothing_again(tmp_path):
+    table, images = tmp_path / "table", DistinctImages(simulated_images())
+    table.mkdir()
+    texts, pictures = caption_texts(), [jpeg(next(images)) for _ in range(3)]
+    rows = "".join(f'{n}.jpg,"{next(texts)}"\n' for n in range(3))
+    (table / "posts.csv").write_text(f"image,caption\n{rows}")
+    for number in (0, 1):
+        (table / f"{number}.jpg").write_bytes(pictures[number])
+    config = week_config({}, f"sources.csv.path={table}")
+    with config.unlocked():
+        config.split.holdouts, config.engine.partitions, config.shards.shards = (), 1, 1
+    make_author_key(tmp_path / "key")
+    work, out = tmp_path / "work", tmp_path / "out"
+    with ImageServer() as server:  # which nobody asks
+        curated = Curated(Week(tmp_path, server, images), CurationConfig.read(config), tmp_path)
+        curated.again(work, out)
+        ends = {row.post_id: (row.stage, row.reason) for row in read_decisions(out / "decisions.parquet")}
+        assert ends == {"0.jpg": KEPT, "1.jpg": KEPT, "2.jpg": ("hydrate", "missing_file")}
+        (table / "2.jpg").write_bytes(pictures[2])
+        curated.again(work, out)
+        assert {row.stage for row in read_decisions(out / "decisions.parquet")} == {"kept"}
+        take_down(work, [out], [Request("post", "csv:0.jpg")], hooks=Hooks(rebuild_reports=rebuild_reports))
+        before = {path: path.stat().st_mtime_ns for path in (work / "stages").rglob("part-*")}
+        curated.again(work, out)
+        assert {path: path.stat().st_mtime_ns for path in (work / "stages").rglob("part-*")} == before
+    kept = {row.post_id for row in read_decisions(out / "decisions.parquet") if row.stage == "kept"}
+    assert kept == {"1.jpg", "2.jpg"}
+
+
+def test_a_file_of_verdicts_that_was_written_anew_counts_as_it_is(small, tmp_path, capsys):
+    curated, _ = small
+    first, second = (post.id for post in curated.week.posts["twitter"][:2])
+    pairs = {row.post_id: row.id for row in read_decisions(curated.out / "decisions.parquet")}
+    verdicts = tmp_path / "human.jsonl"
+    settings = dataclasses.replace(curated.config.verdicts, files=(str(verdicts),))
+    judged = dataclasses.replace(curated, config=dataclasses.replace(curated.config, verdicts=settings))
+    for rejected in (first, second):
+        line = {"id": pairs[rejected], "keep": False, "source": "human:ab"}
+        verdicts.write_text(f"{json.dumps(line)}\nnot a verdict\n" + json.dumps({**line, "id": "nobody:1:0"}) + "\n")
+        judged.again(curated.work, curated.out)
+        ends = {row.post_id: row.reason for row in read_decisions(curated.out / "decisions.parquet")}
+        assert [post_id for post_id, reason in ends.items() if reason == "rejected_human"] == [rejected]
+    said = capsys.readouterr().err
+    assert "human.jsonl line 2: not JSON" in said
+    assert "1 are about no pair there is, the first 'nobody:1:0'" in said
+
+
+def test_a_run_killed_while_it_publishes_goes_on_without_being_told_to_replace(small, monkeypatch):
+    curated, _ = small
+    key = load_author_key(curated.folder / "key", work=curated.work, out=curated.out)
+    shutil.rmtree(curated.out)
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data_prep.curate.record_fingerprints", killed)
+        with pytest.raises(KeyboardInterrupt):
+            curate(curated.config, curated.work, curated.out, key, acknowledge_missing=True)
+    published = dataset_bytes(curated.out)
+    curate(curated.config, curated.work, curated.out, key, acknowledge_missing=True)
+    assert dataset_bytes(curated.out) == published
+    with pytest.raises(FileExistsError, match="already holds records"):
+        curate(curated.config, curated.work, curated.out, key, acknowledge_missing=True)
