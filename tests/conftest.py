@@ -22,6 +22,12 @@ import pytest  # noqa: E402 # jax reads the environment when anything imports it
 REALDATA = Path(os.environ.get("PLIP_JAX_REALDATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes are named after their argument: what a compressor writes can hold the second it was written in, and the
+    processes of one run must agree on every name."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session")
 def realdata() -> Path:
     """Folder of the real micrographs (tests marked ``realdata``)."""

@@ -38,11 +38,11 @@ def forms(folder: Path, needle: str) -> set[str]:
         ("a.html", b"<p>Caption of a &quot;naevus&quot; &lt;b&gt;n\xc3\xa4her&lt;/b&gt; &amp; more", "as it lies"),
         ("a.url", b"q=Caption%20of%20a%20%22naevus%22%20%3Cb%3En%C3%A4her%3C%2Fb%3E%20%26%20more", "as it lies"),
         ("a.utf16", TEXT.encode("utf-16"), "as it lies"),
-        ("a.gz", gzip.compress(LONG), "gzip"),
+        ("a.gz", gzip.compress(LONG, mtime=0), "gzip"),
         ("a.xz", lzma.compress(LONG), "xz"),
         ("a.bz2", bz2.compress(LONG), "bzip2"),
         ("a.zst", zstandard.ZstdCompressor().compress(LONG), "zstandard"),
-        ("a.xz.gz", gzip.compress(lzma.compress(LONG)), "gzip, xz"),
+        ("a.xz.gz", gzip.compress(lzma.compress(LONG), mtime=0), "gzip, xz"),
         ("page.html", b"<img src='data:text/plain;base64," + base64.b64encode(LONG) + b"'>", "Base64"),
     ],
 )
@@ -104,7 +104,7 @@ def test_image_needles_are_not_in_another_image_of_its_kind(tmp_path: Path):
 
 def test_damaged_files_are_searched_as_they_lie(tmp_path: Path):
     for name, data in {
-        "a.gz": gzip.compress(LONG)[:30],
+        "a.gz": gzip.compress(LONG, mtime=0)[:30],
         "b.parquet": b"PAR1",
         "c.sqlite": b"SQLite format 3\0",
     }.items():
