@@ -4,7 +4,8 @@ Owns ``TABLE``, ``LAYOUTS`` and the two walks over them (`to_params`, `from_para
 A further format is one more column: a `Foreign` field of `Row`. Shapes are never written here; they follow from
 the model's own abstract parameters, so that table and model cannot disagree silently.
 
-Sources: Hugging Face ``modeling_clip.py`` (column ``hf``) and ``modeling_flax_clip.py`` (column ``hf_flax``).
+Sources: Hugging Face ``modeling_clip.py`` (column ``hf``) and ``modeling_flax_clip.py`` (column ``hf_flax``); OpenAI's
+``clip/model.py``, whose names open_clip kept (column ``openai``).
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from plip_jax.model import clip
 from plip_jax.model.presets import CLIPConfig
 
 Params = dict[str, Any]
-Column = Literal["hf", "hf_flax"]
+Column = Literal["hf", "hf_flax", "openai"]
 
 # Layout -> the permutation of axes that takes a foreign tensor to ours.
 LAYOUTS: dict[str, tuple[int, ...] | None] = {
@@ -44,10 +45,12 @@ class Foreign:
     Attributes:
         name: full name; ``{layer}`` stands for the block number of a tensor that we keep stacked on axis 0.
         layout: a key of `LAYOUTS`, for one layer's tensor.
+        part: which of the equal parts that a fused tensor has along its first axis, and how many there are.
     """
 
     name: str
     layout: str = "same"
+    part: tuple[int, int] = (0, 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,77 +60,108 @@ class Row:
     path: str
     hf: Foreign
     hf_flax: Foreign
+    openai: Foreign
 
 
-def _norm(path: str, hf: str) -> tuple[Row, ...]:
+def _norm(path: str, hf: str, openai: str) -> tuple[Row, ...]:
     flax = hf.replace(".", "/")
     return (
-        Row(f"{path}/scale", Foreign(f"{hf}.weight"), Foreign(f"{flax}/scale")),
-        Row(f"{path}/bias", Foreign(f"{hf}.bias"), Foreign(f"{flax}/bias")),
+        Row(f"{path}/scale", Foreign(f"{hf}.weight"), Foreign(f"{flax}/scale"), Foreign(f"{openai}.weight")),
+        Row(f"{path}/bias", Foreign(f"{hf}.bias"), Foreign(f"{flax}/bias"), Foreign(f"{openai}.bias")),
     )
 
 
-def _linear(path: str, hf: str, *, bias: bool = True) -> tuple[Row, ...]:
+def _linear(path: str, hf: str, openai: str) -> tuple[Row, ...]:
+    """A layer of a kernel and a bias."""
     flax = hf.replace(".", "/")
-    rows = (Row(f"{path}/kernel", Foreign(f"{hf}.weight", "linear"), Foreign(f"{flax}/kernel")),)
-    if bias:
-        rows += (Row(f"{path}/bias", Foreign(f"{hf}.bias"), Foreign(f"{flax}/bias")),)
-    return rows
-
-
-def _blocks(path: str, hf: str) -> tuple[Row, ...]:
     return (
-        *_norm(f"{path}/norm1", f"{hf}.layer_norm1"),
-        *_linear(f"{path}/attention/query", f"{hf}.self_attn.q_proj"),
-        *_linear(f"{path}/attention/key", f"{hf}.self_attn.k_proj"),
-        *_linear(f"{path}/attention/value", f"{hf}.self_attn.v_proj"),
-        *_linear(f"{path}/attention/out", f"{hf}.self_attn.out_proj"),
-        *_norm(f"{path}/norm2", f"{hf}.layer_norm2"),
-        *_linear(f"{path}/mlp/fc1", f"{hf}.mlp.fc1"),
-        *_linear(f"{path}/mlp/fc2", f"{hf}.mlp.fc2"),
+        Row(
+            f"{path}/kernel",
+            Foreign(f"{hf}.weight", "linear"),
+            Foreign(f"{flax}/kernel"),
+            Foreign(f"{openai}.weight", "linear"),
+        ),
+        Row(f"{path}/bias", Foreign(f"{hf}.bias"), Foreign(f"{flax}/bias"), Foreign(f"{openai}.bias")),
+    )
+
+
+def _fused(path: str, hf: str, openai: str, part: tuple[int, int]) -> tuple[Row, ...]:
+    """A layer that OpenAI keeps as one part of a larger tensor (torch.nn.MultiheadAttention's in_proj)."""
+    flax = hf.replace(".", "/")
+    return (
+        Row(
+            f"{path}/kernel",
+            Foreign(f"{hf}.weight", "linear"),
+            Foreign(f"{flax}/kernel"),
+            Foreign(f"{openai}_weight", "linear", part),
+        ),
+        Row(f"{path}/bias", Foreign(f"{hf}.bias"), Foreign(f"{flax}/bias"), Foreign(f"{openai}_bias", part=part)),
+    )
+
+
+def _projection(path: str, hf: str, openai: str) -> tuple[Row, ...]:
+    """A kernel alone; OpenAI multiplies from the right by a plain [width, embed_dim] matrix."""
+    return (Row(f"{path}/kernel", Foreign(f"{hf}.weight", "linear"), Foreign(f"{hf}/kernel"), Foreign(openai)),)
+
+
+def _blocks(path: str, hf: str, openai: str) -> tuple[Row, ...]:
+    return (
+        *_norm(f"{path}/norm1", f"{hf}.layer_norm1", f"{openai}.ln_1"),
+        *_fused(f"{path}/attention/query", f"{hf}.self_attn.q_proj", f"{openai}.attn.in_proj", (0, 3)),
+        *_fused(f"{path}/attention/key", f"{hf}.self_attn.k_proj", f"{openai}.attn.in_proj", (1, 3)),
+        *_fused(f"{path}/attention/value", f"{hf}.self_attn.v_proj", f"{openai}.attn.in_proj", (2, 3)),
+        *_linear(f"{path}/attention/out", f"{hf}.self_attn.out_proj", f"{openai}.attn.out_proj"),
+        *_norm(f"{path}/norm2", f"{hf}.layer_norm2", f"{openai}.ln_2"),
+        *_linear(f"{path}/mlp/fc1", f"{hf}.mlp.fc1", f"{openai}.mlp.c_fc"),
+        *_linear(f"{path}/mlp/fc2", f"{hf}.mlp.fc2", f"{openai}.mlp.c_proj"),
     )
 
 
 TABLE: tuple[Row, ...] = (
-    Row("logit_scale", Foreign("logit_scale"), Foreign("logit_scale")),
+    Row("logit_scale", Foreign("logit_scale"), Foreign("logit_scale"), Foreign("logit_scale")),
     Row(
         "vision/patch_embedding/kernel",
         Foreign("vision_model.embeddings.patch_embedding.weight", "conv"),
         Foreign("vision_model/embeddings/patch_embedding/kernel"),
+        Foreign("visual.conv1.weight", "conv"),
     ),
     Row(
         "vision/class_embedding",
         Foreign("vision_model.embeddings.class_embedding"),
         Foreign("vision_model/embeddings/class_embedding"),
+        Foreign("visual.class_embedding"),
     ),
     Row(
         "vision/position_embedding",
         Foreign("vision_model.embeddings.position_embedding.weight"),
         Foreign("vision_model/embeddings/position_embedding/embedding"),
+        Foreign("visual.positional_embedding"),
     ),
-    *_norm("vision/pre_norm", "vision_model.pre_layrnorm"),  # HF's own spelling
-    *_blocks("vision/blocks", "vision_model.encoder.layers.{layer}"),
-    *_norm("vision/post_norm", "vision_model.post_layernorm"),
-    *_linear("vision/projection", "visual_projection", bias=False),
+    *_norm("vision/pre_norm", "vision_model.pre_layrnorm", "visual.ln_pre"),  # HF's own spelling
+    *_blocks("vision/blocks", "vision_model.encoder.layers.{layer}", "visual.transformer.resblocks.{layer}"),
+    *_norm("vision/post_norm", "vision_model.post_layernorm", "visual.ln_post"),
+    *_projection("vision/projection", "visual_projection", "visual.proj"),
     Row(
         "text/token_embedding",
         Foreign("text_model.embeddings.token_embedding.weight"),
         Foreign("text_model/embeddings/token_embedding/embedding"),
+        Foreign("token_embedding.weight"),
     ),
     Row(
         "text/position_embedding",
         Foreign("text_model.embeddings.position_embedding.weight"),
         Foreign("text_model/embeddings/position_embedding/embedding"),
+        Foreign("positional_embedding"),
     ),
-    *_blocks("text/blocks", "text_model.encoder.layers.{layer}"),
-    *_norm("text/final_norm", "text_model.final_layer_norm"),
-    *_linear("text/projection", "text_projection", bias=False),
+    *_blocks("text/blocks", "text_model.encoder.layers.{layer}", "transformer.resblocks.{layer}"),
+    *_norm("text/final_norm", "text_model.final_layer_norm", "ln_final"),
+    *_projection("text/projection", "text_projection", "text_projection"),
 )
 
 
 def expected_shapes(config: CLIPConfig, column: Column) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor that a foreign file of this configuration holds."""
-    return {name: shape for _, _, name, _, shape in _tensors(config, column)}
+    return {item.name: item.whole_shape for item in _tensors(config, column)}
 
 
 def to_params(tensors: Mapping[str, np.ndarray], config: CLIPConfig, column: Column, *, where: str) -> Params:
@@ -146,18 +180,17 @@ def to_params(tensors: Mapping[str, np.ndarray], config: CLIPConfig, column: Col
     """
     _check(tensors, config, column, where)
     flat: dict[str, np.ndarray] = {}
-    for path, layer, name, layout, _ in _tensors(config, column):
-        tensor = tensors[name]
-        axes = LAYOUTS[layout]
-        if axes is not None:
-            tensor = tensor.transpose(axes)
-        if layer is None:
-            flat[path] = np.array(tensor, dtype=np.float32, order="C")
+    for item in _tensors(config, column):
+        tensor = tensors[item.name][item.rows]
+        if item.axes is not None:
+            tensor = tensor.transpose(item.axes)
+        if item.layer is None:
+            flat[item.path] = np.array(tensor, dtype=np.float32, order="C")
             continue
-        if layer == 0:
-            depth = _depth(config, path)
-            flat[path] = np.empty((depth, *tensor.shape), np.float32)
-        flat[path][layer] = tensor
+        if item.layer == 0:
+            depth = _depth(config, item.path)
+            flat[item.path] = np.empty((depth, *tensor.shape), np.float32)
+        flat[item.path][item.layer] = tensor
     return _nest(flat)
 
 
@@ -174,18 +207,19 @@ def from_params(params: Params, config: CLIPConfig, column: Column) -> dict[str,
             f"parameters: missing {sorted(expected - flat.keys())}, not of CLIP {sorted(flat.keys() - expected)}"
         )
     tensors: dict[str, np.ndarray] = {}
-    for path, layer, name, layout, shape in _tensors(config, column):
-        tensor = np.asarray(flat[path])
+    for item in _tensors(config, column):
+        tensor = np.asarray(flat[item.path])
         if tensor.dtype != np.float32:
-            raise WeightsError(f"parameters: expected float32, got {tensor.dtype} at {path}")
-        if layer is not None:
-            tensor = tensor[layer]
-        axes = LAYOUTS[layout]
-        if axes is not None:
-            tensor = tensor.transpose(np.argsort(axes))
-        if tensor.shape != shape:
-            raise WeightsError(f"parameters: expected {shape} for {name}, got {tensor.shape} at {path}")
-        tensors[name] = np.array(tensor, order="C")
+            raise WeightsError(f"parameters: expected float32, got {tensor.dtype} at {item.path}")
+        if item.layer is not None:
+            tensor = tensor[item.layer]
+        if item.axes is not None:
+            tensor = tensor.transpose(np.argsort(item.axes))
+        if tensor.shape != item.shape:
+            raise WeightsError(f"parameters: expected {item.shape} for {item.name}, got {tensor.shape} at {item.path}")
+        if item.name not in tensors:
+            tensors[item.name] = np.empty(item.whole_shape, np.float32)
+        tensors[item.name][item.rows] = tensor
     return tensors
 
 
@@ -221,8 +255,31 @@ def _depth(config: CLIPConfig, path: str) -> int:
     return (config.vision if path.startswith("vision/") else config.text).depth
 
 
-def _tensors(config: CLIPConfig, column: Column) -> Iterator[tuple[str, int | None, str, str, tuple[int, ...]]]:
-    """Every foreign tensor: (our path, layer or None, foreign name, layout, foreign shape)."""
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """One of our tensors, of one layer, and where a foreign file keeps it.
+
+    Attributes:
+        path: ours.
+        layer: of a stacked tensor of ours; None where it is not stacked.
+        name: the foreign tensor's.
+        axes: the permutation that takes the foreign one to ours.
+        shape: of our part, in the foreign layout.
+        rows: of the foreign tensor that are ours.
+        whole_shape: of the foreign tensor.
+    """
+
+    path: str
+    layer: int | None
+    name: str
+    axes: tuple[int, ...] | None
+    shape: tuple[int, ...]
+    rows: Any
+    whole_shape: tuple[int, ...]
+
+
+def _tensors(config: CLIPConfig, column: Column) -> Iterator[_Tensor]:
+    """Every tensor of ours and its place in a foreign file."""
     ours = flatten(clip.build(config).abstract_params())
     for row in TABLE:
         foreign: Foreign = getattr(row, column)
@@ -233,8 +290,12 @@ def _tensors(config: CLIPConfig, column: Column) -> Iterator[tuple[str, int | No
         axes = LAYOUTS[foreign.layout]
         if axes is not None:
             shape = tuple(shape[i] for i in np.argsort(axes))
+        part, parts = foreign.part
+        rows, whole = ..., shape
+        if parts > 1:
+            rows, whole = slice(part * shape[0], (part + 1) * shape[0]), (parts * shape[0], *shape[1:])
         for layer in layers:
-            yield row.path, layer, foreign.name.format(layer=layer), foreign.layout, shape
+            yield _Tensor(row.path, layer, foreign.name.format(layer=layer), axes, shape, rows, whole)
 
 
 def _check(tensors: Mapping[str, np.ndarray], config: CLIPConfig, column: Column, where: str) -> None:
