@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import sys
 from pathlib import Path
 
 # Before jax is imported anywhere: the CPU backend, with eight devices for the sharding tests.
@@ -18,6 +19,9 @@ if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", "")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest  # noqa: E402 # jax reads the environment when anything imports it
+from torchvision_operators import BeforeTorchvision  # noqa: E402 # the same
+
+sys.meta_path.insert(0, BeforeTorchvision())
 
 REALDATA = Path(os.environ.get("PLIP_JAX_REALDATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -25,6 +25,12 @@ ALLOWED = {
     "batching": {"data", "sharding"},
     "api": {"batching", "convert", "data", "model", "sharding"},
     "encoders": {"api", "batching", "convert", "data", "evaluation", "model", "sharding"},
+    "model_card": {"convert", "model"},
+    "embedding_store": {"convert", "data"},
+    "image_sources": {"data"},
+    "image_search": {"api", "batching"},
+    "original_plip": {"api", "batching", "image_search"},
+    "sklearn_transformer": {"api", "batching"},
     "measuring": {"api", "convert", "data", "encoders", "evaluation"},
     "config_file": set(),
     "run_config": {"config_file", "data", "evaluation", "sharding", "training"},
@@ -46,7 +52,16 @@ HOMES = {
     "ftfy": ("data_prep/text/",),
     "py3langid": ("data_prep/text/language.py",),
     "urllib3": ("data_prep/fetching/fetch.py",),
-    "torch": ("plip_jax/convert/siglip.py",),  # a baseline that is run in PyTorch, behind the extra
+    "onnx": ("plip_jax/convert/onnx_format.py",),
+    "onnxruntime": ("plip_jax/convert/onnx_format.py",),
+    "open_clip": ("plip_jax/convert/open_clip.py", "plip_jax/convert/openai.py"),
+    # Where a baseline is run in PyTorch, and where an export is loaded with its consumer's own library.
+    "torch": (
+        "plip_jax/convert/siglip.py",
+        "plip_jax/convert/hf.py",
+        "plip_jax/convert/open_clip.py",
+        "plip_jax/convert/openai.py",
+    ),
     "tensorflow": (),
 }
 

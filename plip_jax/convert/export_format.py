@@ -1,0 +1,89 @@
+"""What a format of an export is made of: `ExportFormat`, and the fixed inputs on which its consumer is compared.
+
+Owns the interface between ``plip_jax.export`` and the files of the formats; each format's layout is in its own file.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plip_jax.convert.load import LoadedModel
+
+Params = dict[str, Any]
+
+
+class ExportError(ValueError):
+    """An export that was not made. The message says what is in the way."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ParityInputs:
+    """The fixed inputs of a comparison.
+
+    Attributes:
+        pixel_values: float32 [images, side, side, 3], scaled and normalised; a consumer that wants channels
+            first transposes them.
+        tokens: int32 [texts, context_length], padded as the model's tokenizer pads.
+    """
+
+    pixel_values: np.ndarray
+    tokens: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class ConsumerFeatures:
+    """What the consumer's own library computes from an export.
+
+    Attributes:
+        library: names and versions, such as ``transformers 5.23.0, torch 2.13.0``.
+        image_features: float32 [images, embed_dim], not normalised.
+        text_features: float32 [texts, embed_dim], not normalised.
+    """
+
+    library: str
+    image_features: np.ndarray
+    text_features: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportFormat:
+    """One format.
+
+    Attributes:
+        write: writes a model into an empty folder, with its tensors in one of `dtypes`; raises ValueError where the
+            format cannot express the model.
+        read_back: the parameters (ours, float32) that a written folder holds; None where a format's file is a program.
+        consumer_features: loads a written folder with the consumer's own library, in float32 on the CPU; None where
+            the library is not installed.
+        rounded: the parameters (float32) with which the consumer computes, when the tensors are of a dtype.
+        consumer: the library to install for the check, as pip calls it.
+        tolerance: of the features, relative to the largest value of ours.
+        dtypes: of the tensors, the default first.
+        how_to_load: a line of Python, with ``{folder}``.
+    """
+
+    write: Callable[[Path, LoadedModel, str], None]
+    read_back: Callable[[Path], Params] | None
+    consumer_features: Callable[[Path, ParityInputs], ConsumerFeatures | None]
+    rounded: Callable[[Params, str], Params]
+    consumer: str
+    tolerance: float
+    dtypes: tuple[str, ...]
+    how_to_load: str
+
+
+def round_params(params: Params, dtype: str) -> Params:
+    """Every parameter rounded to a dtype and back to float32."""
+    import ml_dtypes
+
+    kind = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[dtype]
+
+    def rounded(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: rounded(leaf) for name, leaf in value.items()}
+        return np.asarray(value, np.float32).astype(kind).astype(np.float32)
+
+    return rounded(params)
