@@ -19,6 +19,10 @@ class ExportError(ValueError):
     """An export that was not made. The message says what is in the way."""
 
 
+class ConsumerUnusable(ValueError):  # it says what is so, and stops nothing
+    """The consumer's library is installed and cannot be imported. The message says why; the export goes on."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ParityInputs:
     """The fixed inputs of a comparison.
@@ -57,7 +61,7 @@ class ExportFormat:
             format cannot express the model.
         read_back: the parameters (ours, float32) that a written folder holds; None where a format's file is a program.
         consumer_features: loads a written folder with the consumer's own library, in float32 on the CPU; None where
-            the library is not installed.
+            the library is not installed; raises `ConsumerUnusable` where it is, and cannot be imported.
         rounded: the parameters (float32) with which the consumer computes, when the tensors are of a dtype.
         consumer: the library to install for the check, as pip calls it.
         tolerance: of the features, relative to the largest value of ours.
