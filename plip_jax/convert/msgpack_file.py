@@ -41,7 +41,7 @@ def read_msgpack_file(path: str | Path) -> dict[str, np.ndarray]:
         raise WeightsError(f"{path}: {error}") from None
     # msgpack's own errors are ValueErrors, but for UnpackException; deep nesting is a StackError, a ValueError too.
     except (ValueError, TypeError, RecursionError, OverflowError, msgpack.UnpackException) as error:
-        raise WeightsError(f"{path}: damaged msgpack file ({type(error).__name__}: {error})") from None
+        raise WeightsError(f"{path}: damaged msgpack file ({type(error).__name__}: {error}); fetch it again") from None
     if not isinstance(tree, dict):
         raise WeightsError(f"{path}: expected a tree of arrays, got {type(tree).__name__}")
     try:
@@ -54,7 +54,7 @@ def _decode_extension(code: int, data: bytes) -> np.ndarray:
     if code == _EXT_COMPLEX:
         raise WeightsError("a complex number, which no CLIP has")
     if code not in (_EXT_NDARRAY, _EXT_SCALAR):
-        raise WeightsError(f"unknown msgpack extension type {code}")
+        raise WeightsError(f"unknown msgpack extension type {code}, expected one of Flax's")
     match msgpack.unpackb(data, raw=True):
         case [list(shape), bytes(name), bytes(buffer)]:
             return _array(shape, name.decode("ascii", "replace"), buffer)

@@ -9,6 +9,8 @@ Sources: Hugging Face ``modeling_clip.py`` (column ``hf``) and ``modeling_flax_c
 """
 
 import dataclasses
+import functools
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -191,7 +193,7 @@ def to_params(tensors: Mapping[str, np.ndarray], config: CLIPConfig, column: Col
             depth = _depth(config, item.path)
             flat[item.path] = np.empty((depth, *tensor.shape), np.float32)
         flat[item.path][item.layer] = tensor
-    return _nest(flat)
+    return nest(flat)
 
 
 def from_params(params: Params, config: CLIPConfig, column: Column) -> dict[str, np.ndarray]:
@@ -228,6 +230,25 @@ def without_loss_params(params: Params) -> Params:
     return {name: value for name, value in params.items() if name not in LOSS_PARAMS}
 
 
+def warn_of_loss_params(params: Params, format_name: str) -> None:
+    """Warn of each of `LOSS_PARAMS` that a format has no place for and leaves out."""
+    for name in sorted(params.keys() & LOSS_PARAMS):
+        warnings.warn(
+            f"{format_name} has no place for SigLIP's {name} ({float(params[name]):.4g}): it is left out. "
+            "Features, cosines, rankings and softmax probabilities stay; a pair's sigmoid probability needs it.",
+            stacklevel=3,
+        )
+
+
+def beyond_range(values: Mapping[str, Any], rounded: Mapping[str, Any]) -> list[str]:
+    """Names of the arrays in which a finite value became none by rounding to a smaller type."""
+    return [
+        name
+        for name, value in values.items()
+        if np.any(np.isfinite(value) & ~np.isfinite(np.asarray(rounded[name], np.float32)))
+    ]
+
+
 def flatten(params: Params) -> dict[str, Any]:
     """Nested dict -> one level, paths joined by ``/``, in sorted order."""
     flat: dict[str, Any] = {}
@@ -240,7 +261,8 @@ def flatten(params: Params) -> dict[str, Any]:
     return flat
 
 
-def _nest(flat: Mapping[str, np.ndarray]) -> Params:
+def nest(flat: Mapping[str, np.ndarray]) -> Params:
+    """Inverse of `flatten`."""
     params: Params = {}
     for path, leaf in flat.items():
         *parents, last = path.split("/")
@@ -278,12 +300,18 @@ class _Tensor:
     whole_shape: tuple[int, ...]
 
 
+@functools.lru_cache(maxsize=32)
+def _our_shapes(config: CLIPConfig) -> dict[str, tuple[int, ...]]:
+    """Kept, because tracing the network for its shapes takes a quarter of a second."""
+    return {path: tuple(leaf.shape) for path, leaf in flatten(clip.build(config).abstract_params()).items()}
+
+
 def _tensors(config: CLIPConfig, column: Column) -> Iterator[_Tensor]:
     """Every tensor of ours and its place in a foreign file."""
-    ours = flatten(clip.build(config).abstract_params())
+    ours = _our_shapes(config)
     for row in TABLE:
         foreign: Foreign = getattr(row, column)
-        shape = tuple(ours[row.path].shape)
+        shape = ours[row.path]
         layers: tuple[int | None, ...] = (None,)
         if "{layer}" in foreign.name:
             layers, shape = tuple(range(shape[0])), shape[1:]
@@ -314,6 +342,6 @@ def _check(tensors: Mapping[str, np.ndarray], config: CLIPConfig, column: Column
     if faults:
         listing = "\n  ".join(faults)
         raise WeightsError(
-            f"{where}: {len(faults)} tensors do not fit the configuration beside it "
-            f"(config.json: is it of this model?):\n  {listing}"
+            f"{where}: {len(faults)} tensors do not fit the configuration "
+            f"(is the configuration beside the file of this model?):\n  {listing}"
         )

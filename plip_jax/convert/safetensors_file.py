@@ -7,6 +7,7 @@ the library's.
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from plip_jax.convert.names import WeightsError
+from plip_jax.convert.names import WeightsError, beyond_range
 
 _DTYPES: dict[str, np.dtype] = {
     "F32": np.dtype("<f4"),
@@ -42,13 +43,13 @@ def read_safetensors_file(path: str | Path) -> dict[str, np.ndarray]:
         if num_bytes < 8 or not 2 <= header_bytes <= min(num_bytes - 8, _MAX_HEADER_BYTES):
             raise WeightsError(
                 f"{path}: not a safetensors file, or cut short: a header of {header_bytes} bytes is announced "
-                f"in a file of {num_bytes}"
+                f"in a file of {num_bytes}; fetch it again"
             )
         try:
             header = json.loads(file.read(header_bytes))
         except (ValueError, RecursionError) as error:
             raise WeightsError(
-                f"{path}: the safetensors header is not JSON ({type(error).__name__}: {error})"
+                f"{path}: the safetensors header is not JSON ({type(error).__name__}: {error}); fetch it again"
             ) from None
     if not isinstance(header, dict):
         raise WeightsError(f"{path}: the safetensors header is no JSON object")
@@ -63,7 +64,7 @@ def read_safetensors_file(path: str | Path) -> dict[str, np.ndarray]:
         if begin != end or stop > data.size or math.prod(shape) * dtype.itemsize != stop - begin:
             raise WeightsError(
                 f"{path}: {name} of shape {shape} and type {dtype.name} at bytes {begin} to {stop} does not fit: the "
-                f"file has {data.size} bytes of tensors, and those before it end at {end}"
+                f"file has {data.size} bytes of tensors, and those before it end at {end}; fetch it again"
             )
         tensors[name] = data[begin:stop].view(np.ndarray).view(dtype).reshape(shape)
         end = stop
@@ -84,7 +85,7 @@ def _parse(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...]
             if code not in _DTYPES:
                 raise WeightsError(f"{path}: {name} is of type {code}, expected one of {', '.join(_DTYPES)}")
             return _DTYPES[code], tuple(shape), (begin, stop)
-    raise WeightsError(f"{path}: {name} has a malformed entry in the header: {entry!r:.120}")
+    raise WeightsError(f"{path}: {name} has a malformed entry in the header: {entry!r:.120}; fetch it again")
 
 
 def read_safetensors_shards(index: str | Path) -> dict[str, np.ndarray]:
@@ -105,10 +106,12 @@ def read_safetensors_shards(index: str | Path) -> dict[str, np.ndarray]:
     files = sorted(set(weight_map.values()))
     # A name with a folder in it could point anywhere on this machine.
     outside = [file for file in files if Path(file).name != file]
-    absent = [file for file in files if file not in outside and not (index.parent / file).is_file()]
+    # os.path, because Path.is_file raises OSError for a name too long for the file system.
+    absent = [file for file in files if file not in outside and not os.path.isfile(index.parent / file)]
     if outside or absent:
         raise WeightsError(
-            f"{index}: files not found beside it: {absent}; names that are not of files beside it: {outside}"
+            f"{index}: files not found beside it: {absent}; names that are not of files beside it: {outside}; "
+            "fetch the whole folder again"
         )
     tensors: dict[str, np.ndarray] = {}
     for file in files:
@@ -126,3 +129,21 @@ def read_safetensors_shards(index: str | Path) -> dict[str, np.ndarray]:
 def write_safetensors_file(path: str | Path, tensors: dict[str, np.ndarray]) -> None:
     """Write contiguous tensors to one file; its metadata says ``pt``, without which transformers refuses it."""
     safetensors.numpy.save_file(tensors, path, metadata={"format": "pt"})
+
+
+def cast_tensors(tensors: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
+    """Round float32 tensors to ``float16`` or ``bfloat16``; ``float32`` leaves them.
+
+    Raises:
+        WeightsError: a finite value that the type has no number for.
+    """
+    if dtype == "float32":
+        return tensors
+    kind = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}[dtype]
+    with np.errstate(over="ignore"):  # said below, by name
+        cast = {name: np.asarray(tensor).astype(kind) for name, tensor in tensors.items()}
+    if lost := beyond_range(tensors, cast):
+        raise WeightsError(
+            f"expected weights that {dtype} can hold, got larger ones in {', '.join(lost[:8])}; use float32"
+        )
+    return cast

@@ -1,71 +1,56 @@
-"""Read ``pytorch_model.bin`` without torch and without unpickling.
+"""Read files of torch weights without torch and without unpickling.
 
-Owns a reader of the zip archive that ``torch.save`` has written since PyTorch 1.6. The archive's ``data.pkl`` is a
-pickle, and a pickle is a program. It is never given to ``pickle``: its opcodes are walked by a small machine that
-knows only those a state dict needs, and whose only products are numbers, strings, tuples, dicts and tensor
-descriptions. A global is an inert name, and only the names in ``_STORAGES`` and the two functions below have a meaning.
+Owns the zip archive that ``torch.save`` has written since PyTorch 1.6 and that ``torch.jit.save`` writes: which of its
+entries are read, how a tensor lies in one, and where in a checkpoint or a tree of modules the state dict is.
+The pickle inside is read by `torch_pickle`, where nothing can be executed; a TorchScript archive's code is not read.
 
-Follows the file layout of ``torch/serialization.py`` and the idea of ``torch/_weights_only_unpickler.py``.
+Follows ``torch/serialization.py`` and ``caffe2/serialize/inline_container.h``.
 """
 
-import dataclasses
-import pickletools
+import itertools
+import math
+import mmap
+import struct
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from plip_jax.convert.names import WeightsError
+from plip_jax.convert.torch_pickle import ScriptObject, TensorView, describe, read_pickle
 
-_STORAGES: dict[str, np.dtype] = {
-    "torch FloatStorage": np.dtype("<f4"),
-    "torch HalfStorage": np.dtype("<f2"),
-    "torch BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "torch LongStorage": np.dtype("<i8"),
-}
-_REBUILD_TENSOR = "torch._utils _rebuild_tensor_v2"
-_ORDERED_DICT = "collections OrderedDict"
+# ViT-L/14's data.pkl is 0.1 MB, with its optimizer 0.3 MB; beyond this it is no file of a CLIP's weights.
+_MAX_PICKLE_BYTES = 16 << 20
+# A CLIP's module tree is 6 deep and has some thousand tensors.
+_MAX_DEPTH = 32
+_MAX_OBJECTS = 100_000
+_MAX_NAME = 1000
 
-# ViT-L/14's data.pkl is 0.1 MB; beyond this it is no state dict of a CLIP.
-_MAX_PICKLE_BYTES = 64 << 20
-_MAX_DIMENSIONS = 8
+# What wrappers put before every name: torch.nn.parallel and torch.compile.
+_PREFIXES = ("module.", "_orig_mod.")
+# Sizes that OpenAI's archives carry at the root of the module, as tensors or as numbers.
+OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
 
-
-@dataclasses.dataclass(frozen=True)
-class _Global:
-    name: str  # "module attribute", as pickletools gives it
-
-
-@dataclasses.dataclass(frozen=True)
-class _Storage:
-    key: str
-    dtype: np.dtype
-    size: int
-
-
-@dataclasses.dataclass(frozen=True)
-class _Tensor:
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-_MARK = object()
+_LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT of PKWARE, 4.3.7
 
 
 def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the tensors of a state dict saved by ``torch.save`` (zip format).
+    """Read the tensors of a state dict, of a checkpoint that has one in it, or of a TorchScript archive.
+
+    A checkpoint is a dict with one dict of tensors among its values, such as ``{"epoch": 3, "state_dict": {…},
+    "optimizer": {…}}``. Of a TorchScript archive the tensors of the module tree are given under dotted names;
+    attributes of other kinds are left out, but `OPENAI_SIZES` come as int64 arrays of shape []. A ``module.`` before
+    every name is taken off.
 
     Returns:
-        name -> read-only array of float32, float16, bfloat16 or int64.
+        name -> read-only array, of the type in the file. The arrays lie in the mapped file: nothing is copied.
 
     Raises:
-        WeightsError: the file is damaged, in the format of before PyTorch 1.6, or holds anything but a dict of
-            tensors. Nothing in it is executed.
+        WeightsError: the file is damaged, in the format of before PyTorch 1.6, or holds anything else. Nothing in it
+            is executed.
     """
     path = Path(path)
     with path.open("rb") as file:
@@ -78,58 +63,100 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
         )
     try:
         with zipfile.ZipFile(path) as archive:
-            return _read_archive(archive, path.stat().st_size)
+            return _read_archive(archive, path)
     except WeightsError as error:
         raise WeightsError(f"{path}: {error}") from None
     # Damage shows itself in zipfile and pickletools as any of these.
-    except (zipfile.BadZipFile, ValueError, KeyError, IndexError, EOFError, OSError, NotImplementedError) as error:
-        raise WeightsError(f"{path}: damaged torch archive ({type(error).__name__}: {error})") from None
+    except (
+        zipfile.BadZipFile,
+        ValueError,
+        KeyError,
+        IndexError,
+        EOFError,
+        OSError,
+        NotImplementedError,
+        struct.error,
+    ) as error:
+        raise WeightsError(f"{path}: damaged torch archive ({type(error).__name__}: {error}); fetch it again") from None
     except (RuntimeError, TypeError, OverflowError) as error:
-        raise WeightsError(f"{path}: not a readable torch archive ({type(error).__name__}: {error})") from None
+        raise WeightsError(
+            f"{path}: not a readable torch archive ({type(error).__name__}: {error}); fetch it again"
+        ) from None
 
 
-def _read_archive(archive: zipfile.ZipFile, num_bytes: int) -> dict[str, np.ndarray]:
-    entries = {info.filename: info for info in archive.infolist()}
-    if len(entries) != len(archive.infolist()):
+def _read_archive(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
+    prefix, entries = _entries(archive, path.stat().st_size)
+    if f"{prefix}byteorder" in entries and archive.read(f"{prefix}byteorder").strip() != b"little":
+        raise WeightsError("expected little-endian storages")
+    pickled = entries[f"{prefix}data.pkl"]
+    if pickled.file_size > _MAX_PICKLE_BYTES:
+        raise WeightsError(f"data.pkl of {pickled.file_size} bytes: too large for weights")
+    state = read_pickle(archive.read(pickled))
+    found = _script_tensors(state) if isinstance(state, ScriptObject) else _state_dict(state)
+    if len(found) > _MAX_OBJECTS:
+        raise WeightsError(f"{len(found)} tensors: no CLIP has as many")
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    storages: dict[str, np.ndarray] = {}
+    tensors: dict[str, np.ndarray] = {}
+    for name, value in found.items():
+        if not isinstance(value, TensorView):
+            tensors[name] = np.asarray(value, np.int64)
+            continue
+        key = value.storage.key
+        if key not in storages:
+            storages[key] = _stored_bytes(mapped, entries[f"{prefix}data/{key}"])
+        tensors[name] = _view(name, value, storages[key])
+    return _without_prefixes(tensors)
+
+
+def _entries(archive: zipfile.ZipFile, num_bytes: int) -> tuple[str, dict[str, zipfile.ZipInfo]]:
+    """The folder inside the archive, and the entries that may be read, once their sizes are known to be true."""
+    infos = archive.infolist()
+    pickles = [info.filename for info in infos if info.filename.count("/") == 1 and info.filename.endswith("/data.pkl")]
+    entries = {info.filename: info for info in infos}
+    if len(entries) != len(infos):
         raise WeightsError("an entry of the archive appears twice")
-    # torch stores, never compresses: with this no allocation below is larger than the file.
-    if any(info.compress_type != zipfile.ZIP_STORED for info in entries.values()):
-        raise WeightsError("expected stored entries, got compressed ones: not written by torch.save")
-    if any(info.file_size > num_bytes for info in entries.values()):
-        raise WeightsError(f"an entry claims more than the {num_bytes} bytes of the file")
-    pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise WeightsError(f"expected one <name>/data.pkl in the archive, got {sorted(entries)[:8]}")
     prefix = pickles[0].removesuffix("data.pkl")
-    if f"{prefix}byteorder" in entries and archive.read(f"{prefix}byteorder").strip() != b"little":
-        raise WeightsError("expected little-endian storages")
-    if entries[pickles[0]].file_size > _MAX_PICKLE_BYTES:
-        raise WeightsError(f"data.pkl of {entries[pickles[0]].file_size} bytes: too large for a state dict")
-
-    state = _Machine().run(archive.read(pickles[0]))
-    if not isinstance(state, dict):
-        raise WeightsError(f"expected a dict of tensors, got {_describe(state)}")
-    others = [f"{name!r}: {_describe(value)}" for name, value in state.items() if not isinstance(value, _Tensor)]
-    if others:
-        raise WeightsError(f"expected a dict of tensors, got also {', '.join(others[:8])}")
-    storages: dict[str, np.ndarray] = {}
-    tensors: dict[str, np.ndarray] = {}
-    for name, tensor in state.items():
-        if not isinstance(name, str):
-            raise WeightsError(f"expected names of tensors, got {name!r}")
-        storage = tensor.storage
-        if storage.key not in storages:
-            storages[storage.key] = np.frombuffer(archive.read(f"{prefix}data/{storage.key}"), np.uint8)
-        tensors[name] = _view(name, tensor, storages[storage.key])
-    return tensors
+    # torch.jit.save compresses its code, which is not read, and nothing else.
+    entries = {name: info for name, info in entries.items() if not name.startswith(f"{prefix}code/")}
+    # torch stores, never compresses: with this no allocation below is larger than the file.
+    if any(info.compress_type != zipfile.ZIP_STORED for info in entries.values()):
+        raise WeightsError("expected stored entries, got compressed ones: not written by torch")
+    if any(info.file_size > num_bytes or info.compress_size != info.file_size for info in entries.values()):
+        raise WeightsError(f"an entry claims more than the {num_bytes} bytes of the file; fetch it again")
+    in_order = sorted(entries.values(), key=lambda info: info.header_offset)
+    for info, following in itertools.pairwise(in_order):
+        if info.header_offset + _LOCAL_HEADER.size + info.file_size > following.header_offset:
+            raise WeightsError(f"the entries {info.filename} and {following.filename} overlap")
+    return prefix, entries
 
 
-def _view(name: str, tensor: _Tensor, data: np.ndarray) -> np.ndarray:
+def _stored_bytes(mapped: mmap.mmap, info: zipfile.ZipInfo) -> np.ndarray:
+    """The bytes of a stored entry where they lie in the file, checked against the entry's checksum."""
+    signature, *_, name_bytes, extra_bytes = _LOCAL_HEADER.unpack_from(mapped, info.header_offset)
+    start = info.header_offset + _LOCAL_HEADER.size + name_bytes + extra_bytes
+    name = mapped[start - extra_bytes - name_bytes : start - extra_bytes].decode("utf-8", "replace")
+    if signature != b"PK\x03\x04" or name != info.filename or start + info.file_size > len(mapped):
+        raise WeightsError(
+            f"damaged entry {info.filename}: it does not lie where the archive's directory says; fetch it again"
+        )
+    data = np.frombuffer(mapped, np.uint8, info.file_size, start)
+    if zlib.crc32(data.data) != info.CRC:
+        raise WeightsError(
+            f"damaged entry {info.filename}: its checksum is not the one in the archive's directory; fetch it again"
+        )
+    return data
+
+
+def _view(name: str, tensor: TensorView, data: np.ndarray) -> np.ndarray:
     """Lay the tensor over its storage, once both are known to fit."""
     dtype, size = tensor.storage.dtype, tensor.storage.size
     if data.nbytes != size * dtype.itemsize:
         raise WeightsError(f"{name}: storage of {size} {dtype.name} announced, {data.nbytes} bytes found")
-    count = int(np.prod(tensor.shape, dtype=object))  # object: no overflow from a lying shape
+    count = math.prod(tensor.shape)
     last = tensor.offset + sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.strides, strict=True))
     # count <= size also refuses tensors expanded by zero strides into more memory than the file has.
     if count > size or (count and last >= size):
@@ -144,161 +171,75 @@ def _view(name: str, tensor: _Tensor, data: np.ndarray) -> np.ndarray:
     return np.lib.stride_tricks.as_strided(elements, tensor.shape, byte_strides, writeable=False)
 
 
-def _describe(value: Any) -> str:
-    return value.name if isinstance(value, _Global) else type(value).__name__
-
-
-class _Machine:
-    """The pickle machine reduced to data: opcodes in ``_OPCODES``, globals as inert names."""
-
-    def __init__(self) -> None:
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
-
-    def run(self, data: bytes) -> Any:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name == "STOP":
-                if len(self.stack) != 1:
-                    raise WeightsError(f"data.pkl ends with {len(self.stack)} values, expected one")
-                return self.stack[0]
-            action = _OPCODES.get(opcode.name)
-            if action is None:
-                raise WeightsError(f"data.pkl uses the pickle opcode {opcode.name}, which no state dict needs: refused")
-            action(self, argument)
-        raise WeightsError("data.pkl has no end")
-
-    def pop(self, kind: type | tuple[type, ...] = object) -> Any:
-        value = self.stack.pop()
-        if value is _MARK or not isinstance(value, kind):
-            raise WeightsError(f"data.pkl: unexpected {_describe(value)} on the stack")
-        return value
-
-    def pop_to_mark(self) -> list[Any]:
-        items: list[Any] = []
-        while (value := self.stack.pop()) is not _MARK:
-            items.append(value)
-        return items[::-1]
-
-    def push(self, value: Any) -> None:
-        self.stack.append(value)
-
-    def global_(self, name: str) -> None:
-        if name not in _STORAGES and name not in (_REBUILD_TENSOR, _ORDERED_DICT):
+def _state_dict(state: Any) -> dict[str, TensorView]:
+    """The state dict: `state` itself, or the one among its values."""
+    if not isinstance(state, dict):
+        raise WeightsError(f"expected a dict of tensors, got {describe(state)}")
+    inside = {key: value for key, value in state.items() if _is_state_dict(value)}
+    if len(inside) > 1:
+        listing = ", ".join(f"{key!r} (a dict of {len(value)} tensors)" for key, value in inside.items())
+        raise WeightsError(
+            f"expected one dict of tensors in the checkpoint, got {listing}; save the one that is wanted to a file of "
+            "its own: torch.save(checkpoint[KEY], FILE)"
+        )
+    if inside:
+        ((key, tensors),) = inside.items()
+        mixed = {name: _num_tensors(value) for name, value in state.items() if name != key}
+        if larger := [name for name, count in mixed.items() if count > len(tensors)]:
             raise WeightsError(
-                f"data.pkl names {name.replace(' ', '.')}, which is not among the names a float16, bfloat16 or float32 "
-                "state dict needs: refused, nothing was executed"
+                f"expected one dict of tensors in the checkpoint, got {key!r:.80} with {len(tensors)}, and "
+                f"{larger[0]!r:.80} with {mixed[larger[0]]} beside other things; save the tensors that are wanted to a "
+                "file of their own"
             )
-        self.push(_Global(name))
-
-    def persistent_load(self, _: Any) -> None:
-        match self.pop(tuple):
-            case ("storage", _Global(name=name), str(key), str(), int(size)) if name in _STORAGES and size >= 0:
-                if "/" in key or ".." in key:
-                    raise WeightsError(f"data.pkl: storage key {key!r}")
-                self.push(_Storage(key, _STORAGES[name], size))
-            case other:
-                raise WeightsError(f"data.pkl: expected a storage, got a persistent id of {len(other)} parts")
-
-    def reduce(self, _: Any) -> None:
-        arguments, function = self.pop(tuple), self.pop(_Global)
-        if function.name == _ORDERED_DICT and not arguments:
-            self.push({})
-        elif function.name == _REBUILD_TENSOR and len(arguments) >= 4:
-            self.push(_tensor(*arguments[:4]))
-        else:
-            raise WeightsError(f"data.pkl calls {function.name.replace(' ', '.')} with {len(arguments)} arguments")
-
-    def build(self, _: Any) -> None:
-        # The one use in a state dict: OrderedDict's attribute _metadata (module versions). Dropped.
-        self.pop(dict)
-        if not isinstance(self.stack[-1], dict):
-            raise WeightsError(f"data.pkl sets the state of {_describe(self.stack[-1])}: refused")
-
-    def set_items(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        if not isinstance(target, dict) or len(items) % 2:
-            raise WeightsError(f"data.pkl sets items of {_describe(target)}")
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str | int):
-                raise WeightsError(f"data.pkl: a dict key of type {_describe(key)}")
-            target[key] = value
-
-    def append(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        if not isinstance(target, list):
-            raise WeightsError(f"data.pkl appends to {_describe(target)}")
-        target.extend(items)
+        return tensors
+    others = [f"{name!r:.80}: {describe(value)}" for name, value in state.items() if not isinstance(value, TensorView)]
+    if others:
+        more = f" and {len(others) - 8} more" if len(others) > 8 else ""
+        raise WeightsError(f"expected a dict of tensors, got also {', '.join(others[:8])}{more}")
+    if numbered := [name for name in state if not isinstance(name, str)]:
+        raise WeightsError(f"expected names of tensors, got {numbered[0]!r}")
+    return state
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any) -> _Tensor:
-    def is_size(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _num_tensors(value: Any) -> int:
+    return sum(isinstance(tensor, TensorView) for tensor in value.values()) if isinstance(value, dict) else 0
 
-    well_formed = (
-        isinstance(storage, _Storage)
-        and is_size(offset)
-        and isinstance(shape, tuple)
-        and isinstance(strides, tuple)
-        and len(shape) == len(strides) <= _MAX_DIMENSIONS
-        and all(map(is_size, shape + strides))
+
+def _is_state_dict(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) > 0
+        and all(isinstance(name, str) and isinstance(tensor, TensorView) for name, tensor in value.items())
     )
-    if not well_formed:
-        raise WeightsError(f"data.pkl: a tensor with offset {offset!r}, shape {shape!r:.80}, strides {strides!r:.80}")
-    return _Tensor(storage, offset, shape, strides)
 
 
-def _pop_many(count: int) -> Callable[[_Machine, Any], None]:
-    def action(machine: _Machine, _: Any) -> None:
-        machine.push(tuple(machine.pop() for _ in range(count))[::-1])
-
-    return action
-
-
-def _set_one(machine: _Machine, _: Any) -> None:
-    value, key = machine.pop(), machine.pop()
-    machine.set_items([key, value])
-
-
-def _remember(machine: _Machine, index: int | None) -> None:
-    machine.memo[len(machine.memo) if index is None else index] = machine.stack[-1]
+def _script_tensors(root: ScriptObject) -> dict[str, TensorView | int]:
+    """The tensors in a tree of TorchScript objects under dotted names, and the `OPENAI_SIZES` of its root."""
+    found: dict[str, TensorView | int] = {}
+    for number, (name, value) in enumerate(_walk(root, "", 0)):
+        # A shared object is met once for every path to it, so a small pickle can describe endlessly many.
+        if number >= _MAX_OBJECTS:
+            raise WeightsError(f"a module tree of more than {_MAX_OBJECTS} attributes: no CLIP has as many")
+        if isinstance(value, TensorView) or (name in OPENAI_SIZES and type(value) is int):
+            found[name] = value
+    if not found:
+        raise WeightsError(f"a TorchScript archive without a tensor in its module tree ({root.type_name:.80})")
+    return found
 
 
-def _push_argument(machine: _Machine, argument: Any) -> None:
-    machine.push(argument)
+def _walk(node: ScriptObject, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+    if depth > _MAX_DEPTH:
+        raise WeightsError(f"a module tree of more than {_MAX_DEPTH} levels, or one that holds itself")
+    for attribute, value in node.attributes.items():
+        name = f"{prefix}{attribute}"
+        if len(name) > _MAX_NAME:
+            raise WeightsError(f"a module tree with a name of {len(name)} letters")
+        yield name, value
+        if isinstance(value, ScriptObject):
+            yield from _walk(value, f"{name}.", depth + 1)
 
 
-_OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
-    "PROTO": lambda machine, _: None,
-    "FRAME": lambda machine, _: None,
-    "MARK": lambda machine, _: machine.push(_MARK),
-    "NONE": lambda machine, _: machine.push(None),
-    "NEWTRUE": lambda machine, _: machine.push(True),
-    "NEWFALSE": lambda machine, _: machine.push(False),
-    "BININT": _push_argument,
-    "BININT1": _push_argument,
-    "BININT2": _push_argument,
-    "LONG1": _push_argument,
-    "BINFLOAT": _push_argument,
-    "BINUNICODE": _push_argument,
-    "SHORT_BINUNICODE": _push_argument,
-    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
-    "TUPLE1": _pop_many(1),
-    "TUPLE2": _pop_many(2),
-    "TUPLE3": _pop_many(3),
-    "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_to_mark())),
-    "EMPTY_LIST": lambda machine, _: machine.push([]),
-    "APPEND": lambda machine, _: machine.append([machine.pop()]),
-    "APPENDS": lambda machine, _: machine.append(machine.pop_to_mark()),
-    "EMPTY_DICT": lambda machine, _: machine.push({}),
-    "SETITEM": _set_one,
-    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_to_mark()),
-    "BINPUT": _remember,
-    "LONG_BINPUT": _remember,
-    "MEMOIZE": _remember,
-    "BINGET": lambda machine, index: machine.push(machine.memo[index]),
-    "LONG_BINGET": lambda machine, index: machine.push(machine.memo[index]),
-    "GLOBAL": lambda machine, name: machine.global_(name),
-    "BINPERSID": lambda machine, _: machine.persistent_load(None),
-    "REDUCE": lambda machine, _: machine.reduce(None),
-    "BUILD": lambda machine, _: machine.build(None),
-}
+def _without_prefixes(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    while tensors and (prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), "")):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
