@@ -25,11 +25,13 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from plip_jax.data.openai_vocabulary import VOCABULARY_FILE, is_openai_vocabulary, read_merges
+
 BOT_TOKEN = "<|startoftext|>"
 EOT_TOKEN = "<|endoftext|>"
 DEFAULT_CONTEXT_LENGTH = 77
 
-# What `save` writes; a folder needs tokenizer.json, or vocab.json with merges.txt, to be loaded.
+# What `save` writes; what a folder needs to be loaded: `has_tokenizer`.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
 
 # OpenAI's split: specials, English contractions, runs of letters, single digits, runs of anything else.
@@ -143,6 +145,11 @@ class Tokenizer:
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
+    @property
+    def is_clips_own(self) -> bool:
+        """Whether the vocabulary is the one that OpenAI's CLIPs, and nearly all since, were trained with."""
+        return is_openai_vocabulary(self.files["merges.txt"], self.vocab_size)
+
     def save(self, folder: str | Path) -> None:
         """Write `files` into `folder`, which is made if missing."""
         folder = Path(folder)
@@ -155,10 +162,17 @@ class Tokenizer:
         return {key: value for key, value in self.__dict__.items() if key not in ("files", "fingerprint")}
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has files that `load_tokenizer` reads."""
+    layouts = (("tokenizer.json",), ("vocab.json", "merges.txt"), (VOCABULARY_FILE,))
+    return any(all((folder / name).is_file() for name in layout) for layout in layouts)
+
+
 def load_tokenizer(source: str | Path, *, context_length: int | None = None) -> Tokenizer:
     """Load CLIP's tokenizer from a folder or a Hugging Face Hub id.
 
-    Reads ``tokenizer.json`` as saved by transformers 4.x or 5.x, or else ``vocab.json`` with ``merges.txt``.
+    Reads ``tokenizer.json`` as saved by transformers 4.x or 5.x, or else ``vocab.json`` with ``merges.txt``, or else
+    OpenAI's ``bpe_simple_vocab_16e6.txt.gz``.
 
     Args:
         source: a folder, or an id such as ``vinid/plip``.
@@ -175,10 +189,15 @@ def load_tokenizer(source: str | Path, *, context_length: int | None = None) -> 
             backend = tokenizers.Tokenizer.from_str((folder / "tokenizer.json").read_text(encoding="utf-8"))
         elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             backend = _build(_read_json(folder / "vocab.json"), _read_merges(folder / "merges.txt"))
+        elif (folder / VOCABULARY_FILE).is_file():
+            merges = read_merges(folder / VOCABULARY_FILE)
+            words = [*_base_vocabulary(), *(left + right for left, right in merges)]
+            backend = _build(_in_openais_order(words), merges)
         else:
             raise TokenizerError(
                 f"{folder}: expected tokenizer.json, or vocab.json and merges.txt, "
-                f"got {sorted(path.name for path in folder.iterdir())}; download the whole model folder"
+                f"got {sorted(path.name for path in folder.iterdir())}; download the whole model folder "
+                f"({VOCABULARY_FILE} of OpenAI's code will do, too)"
             )
     except TokenizerError:
         raise
@@ -186,16 +205,19 @@ def load_tokenizer(source: str | Path, *, context_length: int | None = None) -> 
         raise TokenizerError(
             f"{folder}: expected readable tokenizer files, got {error}; download them again"
         ) from error
-    if context_length is None:
-        declared = config.get("model_max_length")
-        context_length = DEFAULT_CONTEXT_LENGTH
-        if isinstance(declared, int | float) and declared < _UNLIMITED:
-            context_length = int(declared)
-    pad_token = config.get("pad_token") or specials.get("pad_token") or EOT_TOKEN
-    if isinstance(pad_token, dict):
-        pad_token = pad_token["content"]
     try:
-        return Tokenizer(backend, context_length=context_length, pad_token=pad_token, folder=folder)
+        declared = _context_length(config.get("model_max_length"))
+        pad_token = config.get("pad_token") or specials.get("pad_token") or EOT_TOKEN
+        if isinstance(pad_token, dict):
+            pad_token = pad_token.get("content")
+        if not isinstance(pad_token, str):
+            raise TokenizerError(f"pad_token: expected a token, got {pad_token!r:.80}")
+        return Tokenizer(
+            backend,
+            context_length=declared if context_length is None else context_length,
+            pad_token=pad_token,
+            folder=folder,
+        )
     except TokenizerError as error:
         raise TokenizerError(f"{folder}: {error}") from error
 
@@ -223,8 +245,7 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context_length: in
             further pair to merge.
         context_length: ids in an encoded row.
     """
-    letters = _byte_letters()
-    base = [*letters, *(letter + _END_OF_WORD for letter in letters)]
+    base = _base_vocabulary()
     if vocab_size < len(base) + 2:
         raise TokenizerError(
             f"vocab_size: expected at least {len(base) + 2} (every byte, every closing byte, two specials), "
@@ -242,8 +263,12 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context_length: in
     learner.train_from_iterator(texts, trainer)
     model = json.loads(learner.to_str())["model"]
     words = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    vocab = {token: index for index, token in enumerate([*words, BOT_TOKEN, EOT_TOKEN])}
-    return Tokenizer(_build(vocab, _merge_pairs(model)), context_length=context_length)
+    return Tokenizer(_build(_in_openais_order(words), _merge_pairs(model)), context_length=context_length)
+
+
+def _in_openais_order(words: list[str]) -> dict[str, int]:
+    """Token -> id: the words as they come, then the two specials."""
+    return {token: index for index, token in enumerate([*words, BOT_TOKEN, EOT_TOKEN])}
 
 
 def _build(vocab: dict[str, int], merges: list[tuple[str, str]]) -> tokenizers.Tokenizer:
@@ -283,6 +308,12 @@ def _byte_letters() -> list[str]:
     return [chr(code) for code in (*printable, *range(256, 256 + others))]
 
 
+def _base_vocabulary() -> list[str]:
+    """Every byte, and every byte that closes a word."""
+    letters = _byte_letters()
+    return [*letters, *(letter + _END_OF_WORD for letter in letters)]
+
+
 def _merge_pairs(model: dict[str, Any]) -> list[tuple[str, str]]:
     """The merges of a serialised model; tokenizers writes "a b" before version 0.20 and ["a", "b"] since."""
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
@@ -299,11 +330,25 @@ def _read_merges(path: Path) -> list[tuple[str, str]]:
     return _merge_pairs({"merges": lines})
 
 
+def _context_length(declared: Any) -> int:
+    """What ``model_max_length`` says: CLIP's own length where it says nothing or "no limit"."""
+    if declared is None or (type(declared) in (int, float) and declared >= _UNLIMITED):
+        return DEFAULT_CONTEXT_LENGTH
+    if type(declared) not in (int, float) or not declared >= 2:  # NaN neither
+        raise TokenizerError(f"model_max_length: expected a number of at least 2, got {declared!r:.80}")
+    return int(declared)
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     """The object in a file; {} where there is none."""
     if not path.is_file():
         return {}
-    return json.loads(path.read_text(encoding="utf-8"))
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise TokenizerError(
+            f"{path}: expected a JSON object, got a {type(values).__name__}; download the tokenizer's files again"
+        )
+    return values
 
 
 def _token_id(backend: tokenizers.Tokenizer, token: str) -> int:
