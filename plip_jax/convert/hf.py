@@ -6,8 +6,6 @@ the JSON files in `hf_config`, each file type in its own reader. The layout writ
 """
 
 import dataclasses
-import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,10 +21,25 @@ from plip_jax.convert.hf_config import (
     preprocessing_from_hf,
     preprocessing_to_hf,
     read_json,
+    write_json,
 )
+from plip_jax.convert.hub import SourceError
 from plip_jax.convert.msgpack_file import read_msgpack_file
-from plip_jax.convert.names import Column, WeightsError, flatten, from_params, to_params, without_loss_params
-from plip_jax.convert.safetensors_file import read_safetensors_file, read_safetensors_shards, write_safetensors_file
+from plip_jax.convert.names import (
+    Column,
+    WeightsError,
+    flatten,
+    from_params,
+    to_params,
+    warn_of_loss_params,
+    without_loss_params,
+)
+from plip_jax.convert.safetensors_file import (
+    cast_tensors,
+    read_safetensors_file,
+    read_safetensors_shards,
+    write_safetensors_file,
+)
 from plip_jax.convert.torch_file import read_torch_file
 from plip_jax.data.image import Preprocessing
 from plip_jax.data.tokenizer import TOKENIZER_FILES, Tokenizer, load_tokenizer
@@ -44,13 +57,16 @@ WEIGHTS_FILES: dict[str, tuple[Callable[[Path], dict[str, np.ndarray]], Column]]
 # transformers 5.x saves the image processor's settings inside processor_config.json.
 SMALL_FILES = ("config.json", *PREPROCESSING_FILES, *TOKENIZER_FILES)
 
+# What `write_hf` writes.
+HF_EXPORT_FILES = frozenset(("config.json", "preprocessor_config.json", "model.safetensors", *TOKENIZER_FILES))
+
 # Constants that old versions of transformers saved beside the weights (0, 1, 2, …).
 _BUFFER_SUFFIX = ".position_ids"
 
 
 @dataclasses.dataclass(frozen=True)
-class HFModel:
-    """What a folder holds; ``weights_file`` is the name of the file that the parameters came from."""
+class ReadModel:
+    """What a folder, or a file and what lies beside it, holds; ``weights_file`` is where the parameters came from."""
 
     config: CLIPConfig
     params: Params
@@ -64,32 +80,77 @@ def is_hf_folder(folder: Path) -> bool:
     return (folder / "config.json").is_file() and any((folder / name).is_file() for name in WEIGHTS_FILES)
 
 
-def read_hf(folder: str | Path) -> HFModel:
+def read_hf(folder: str | Path) -> ReadModel:
     """Read a folder: config.json, the tokenizer, the preprocessing and the weights (as float32 numpy arrays).
 
     Raises:
-        HFConfigError: a JSON file is damaged or asks for what plip_jax does not have, or the files contradict
-            each other.
+        HFConfigError: a JSON file is absent or damaged, asks for what plip_jax does not have, or contradicts another.
+        SourceError: the tokenizer is another model's.
         WeightsError: no weights file, a damaged one, or tensors that do not fit; all of them are listed.
         TokenizerError: the tokenizer's files are absent or damaged.
     """
     folder = Path(folder)
+    config, preprocessing = read_hf_settings(folder)
+    tokenizer = load_tokenizer(folder, context_length=config.text.context_length)
+    config = with_end_of_text(config, tokenizer, where=str(folder))
+    params, weights_file = _read_weights(folder, config)
+    return ReadModel(config, params, tokenizer, preprocessing, weights_file)
+
+
+def read_hf_settings(folder: Path) -> tuple[CLIPConfig, Preprocessing]:
+    """Read config.json and the image settings beside it, and check that they agree.
+
+    The end-of-text token of a configuration with the legacy id, which is no token's, is known only with the tokenizer:
+    `with_end_of_text`.
+
+    Raises:
+        HFConfigError: a file is absent or damaged, asks for what plip_jax does not have, or contradicts the other.
+    """
     values = read_json(folder / "config.json")
-    tokenizer = load_tokenizer(folder)
-    preprocessing = _read_preprocessing(folder)
+    preprocessing = read_preprocessing(folder)
     try:
-        config = config_from_hf(values, eot_token_id=tokenizer.eot_token_id)
-        _check_agreement(config, tokenizer, preprocessing)
+        config = config_from_hf(values, eot_token_id=0)
+        _check_image_size(config, preprocessing)
     except HFConfigError as error:
         raise HFConfigError(f"{folder}: {error}") from None
-    if tokenizer.context_length != config.text.context_length:
-        tokenizer = load_tokenizer(folder, context_length=config.text.context_length)
-    params, weights_file = _read_weights(folder, config)
-    return HFModel(config, params, tokenizer, preprocessing, weights_file)
+    return config, preprocessing
+
+
+def with_end_of_text(config: CLIPConfig, tokenizer: Tokenizer, *, where: str) -> CLIPConfig:
+    """Check that tokenizer and text tower fit; the end-of-text token of an argmax pooling is the tokenizer's.
+
+    Raises:
+        SourceError: the tokenizer is another model's.
+    """
+    text = config.text
+    if tokenizer.vocab_size > text.vocab_size:
+        raise SourceError(
+            f"{where}: expected a tokenizer of at most {text.vocab_size} tokens, got {tokenizer.vocab_size}: it "
+            "belongs to another model"
+        )
+    if text.eot_pooling == "argmax":
+        if tokenizer.eot_token_id != tokenizer.vocab_size - 1:
+            raise SourceError(
+                f"{where}: the model pools at the largest token id; expected end-of-text to be it "
+                f"({tokenizer.vocab_size - 1}), got {tokenizer.eot_token_id}: the tokenizer belongs to another model"
+            )
+        return dataclasses.replace(config, text=dataclasses.replace(text, eot_token_id=tokenizer.eot_token_id))
+    if tokenizer.eot_token_id != text.eot_token_id:
+        raise SourceError(
+            f"{where}: expected the tokenizer's end-of-text id to be {text.eot_token_id}, got "
+            f"{tokenizer.eot_token_id}: features would be pooled at the wrong token"
+        )
+    return config
 
 
 def write_hf(
-    folder: str | Path, config: CLIPConfig, params: Params, tokenizer: Tokenizer, preprocessing: Preprocessing
+    folder: str | Path,
+    config: CLIPConfig,
+    params: Params,
+    tokenizer: Tokenizer,
+    preprocessing: Preprocessing,
+    *,
+    dtype: str = "float32",
 ) -> None:
     """Write a folder that transformers 4.40 to 5.x load as CLIPModel and CLIPProcessor.
 
@@ -102,26 +163,29 @@ def write_hf(
         params: float32 arrays, numpy or jax.
         tokenizer: saved beside the weights.
         preprocessing: written as ``preprocessor_config.json``.
+        dtype: of the tensors, ``float32``, ``float16`` or ``bfloat16``; ``config.json`` says it too.
 
     Raises:
         HFConfigError: HF cannot express this model.
-        WeightsError: the parameters are not those of `config`.
+        SourceError: the tokenizer is another model's.
+        WeightsError: the parameters are not those of `config`, or one is too large for `dtype`.
     """
     folder = Path(folder)
-    _check_agreement(config, tokenizer, preprocessing)
-    values = config_to_hf(config, bos_token_id=tokenizer.bot_token_id, pad_token_id=tokenizer.pad_token_id)
-    clip_params = without_loss_params(params)
-    tensors = from_params(clip_params, config, "hf")
-    for name in params.keys() - clip_params.keys():
-        warnings.warn(
-            f"Hugging Face's CLIP has no place for SigLIP's {name} ({float(params[name]):.4g}): it is left out. "
-            "Features, cosines, rankings and softmax probabilities stay; a pair's sigmoid probability needs it.",
-            stacklevel=2,
-        )
+    with_end_of_text(config, tokenizer, where=str(folder))
+    _check_image_size(config, preprocessing)
+    values = config_to_hf(
+        config,
+        last_token_id=tokenizer.vocab_size - 1,
+        bos_token_id=tokenizer.bot_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype=dtype,
+    )
+    tensors = cast_tensors(from_params(without_loss_params(params), config, "hf"), dtype)
+    warn_of_loss_params(params, "Hugging Face's CLIP")
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder)
-    _write_json(folder / "config.json", values)
-    _write_json(folder / "preprocessor_config.json", preprocessing_to_hf(preprocessing))
+    write_json(folder / "config.json", values)
+    write_json(folder / "preprocessor_config.json", preprocessing_to_hf(preprocessing))
     write_safetensors_file(folder / "model.safetensors", tensors)
 
 
@@ -148,36 +212,28 @@ def _read_weights(folder: Path, config: CLIPConfig) -> tuple[Params, str]:
     raise WeightsError(f"{folder}: expected one of {', '.join(WEIGHTS_FILES)}, got {', '.join(found)}")
 
 
-def _read_preprocessing(folder: Path) -> Preprocessing:
+def read_preprocessing(folder: Path) -> Preprocessing:
+    """Read the image settings of a folder.
+
+    Raises:
+        HFConfigError: there are none, or they ask for what plip_jax does not have.
+    """
     if found := find_processor_settings(folder):
         try:
             return preprocessing_from_hf(found[1])
         except HFConfigError as error:
             raise HFConfigError(f"{folder}: {error}") from None
+    # Not CLIP's own instead: a wrong mean and deviation give wrong features without an error.
     raise HFConfigError(
-        f"{folder}: expected the image settings in {' or '.join(PREPROCESSING_FILES)}, got neither; "
-        "fetch preprocessor_config.json of the model"
+        f"{folder}: expected the image settings in {' or '.join(PREPROCESSING_FILES)}, got neither; fetch "
+        "preprocessor_config.json of the model (if it was trained with CLIP's own mean and deviation: write "
+        '{"size": N, "crop_size": N} into it, with N the image_size of config.json)'
     )
 
 
-def _check_agreement(config: CLIPConfig, tokenizer: Tokenizer, preprocessing: Preprocessing) -> None:
-    text = config.text
-    if tokenizer.vocab_size > text.vocab_size:
-        raise HFConfigError(
-            f"expected a tokenizer of at most text_config.vocab_size = {text.vocab_size} tokens, "
-            f"got {tokenizer.vocab_size}: it belongs to another model"
-        )
-    if tokenizer.eot_token_id != text.eot_token_id:
-        raise HFConfigError(
-            f"expected the tokenizer's end-of-text id to be text_config.eos_token_id = {text.eot_token_id}, "
-            f"got {tokenizer.eot_token_id}: features would be pooled at the wrong token"
-        )
+def _check_image_size(config: CLIPConfig, preprocessing: Preprocessing) -> None:
     if preprocessing.image_size != config.vision.image_size:
         raise HFConfigError(
             f"expected images of vision_config.image_size = {config.vision.image_size} pixels, got a preprocessing "
             f"that makes {preprocessing.image_size}"
         )
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ Source: ``configuration_clip.py`` and ``image_processing_clip.py`` of transforme
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write one JSON object, indented."""
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
 def config_from_hf(values: dict[str, Any], *, eot_token_id: int) -> CLIPConfig:
     """Make our configuration from ``config.json``.
 
@@ -132,11 +138,14 @@ def config_from_hf(values: dict[str, Any], *, eot_token_id: int) -> CLIPConfig:
         raise HFConfigError(f"config.json: {error}") from None
 
 
-def config_to_hf(config: CLIPConfig, *, bos_token_id: int, pad_token_id: int) -> dict[str, Any]:
+def config_to_hf(
+    config: CLIPConfig, *, last_token_id: int, bos_token_id: int, pad_token_id: int, dtype: str = "float32"
+) -> dict[str, Any]:
     """Make ``config.json``; inverse of `config_from_hf` but for the pooling.
 
     ``eos_token_id`` is always the true end-of-text id, so HF pools at its first occurrence. For a model that pools
-    at the largest id that is the same token, as long as end-of-text is the largest id of the vocabulary.
+    at the largest id that is the same token, as long as end-of-text is the tokenizer's largest
+    id, ``last_token_id``; the embedding table may have more rows.
 
     Raises:
         HFConfigError: HF would pool at another token than this model.
@@ -147,16 +156,16 @@ def config_to_hf(config: CLIPConfig, *, bos_token_id: int, pad_token_id: int) ->
             f"the end-of-text token has id {LEGACY_EOS_TOKEN_ID}, which makes transformers pool at the largest id "
             "instead; put the special tokens last in the vocabulary"
         )
-    if text.eot_pooling == "argmax" and text.eot_token_id != text.vocab_size - 1:
+    if text.eot_pooling == "argmax" and text.eot_token_id != last_token_id:
         raise HFConfigError(
-            f"the model pools at the largest token id; expected end-of-text to be it ({text.vocab_size - 1}), "
+            f"the model pools at the largest token id; expected end-of-text to be it ({last_token_id}), "
             f"got {text.eot_token_id}: no setting of transformers says the same"
         )
     shared = {"hidden_act": config.activation, "layer_norm_eps": config.norm_eps, "projection_dim": config.embed_dim}
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
-        "torch_dtype": "float32",
+        "torch_dtype": dtype,  # 5.x reads it too, and writes it as "dtype"
         "projection_dim": config.embed_dim,
         # Only what a freshly initialised model would start from (ln 1/0.07); the trained value is a tensor.
         "logit_scale_init_value": 2.6592,
@@ -194,6 +203,18 @@ def preprocessing_from_hf(values: dict[str, Any]) -> Preprocessing:
     Raises:
         HFConfigError: it asks for anything but RGB, short side to S (bicubic), centre crop S x S, 1/255, mean, std.
     """
+    kind = values.get("image_processor_type") or values.get("feature_extractor_type")
+    if kind is not None and kind not in _PROCESSORS:
+        raise HFConfigError(
+            f"preprocessor_config.json: expected an image_processor_type of {', '.join(_PROCESSORS)}, got {kind!r:.80}"
+        )
+    known = {*preprocessing_to_hf(Preprocessing()), *_INERT}
+    strange = [name for name, value in values.items() if name not in known and value not in (None, False)]
+    if strange:
+        listing = ", ".join(f"{name} {values[name]!r:.80}" for name in strange[:8])
+        raise HFConfigError(
+            f"preprocessor_config.json: {listing}: settings that plip_jax does not have; take out what changes nothing"
+        )
     for field in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
         if values.get(field, True) is not True:
             raise HFConfigError(f"preprocessor_config.json: expected {field} true, got {values[field]!r}")
@@ -224,6 +245,26 @@ def preprocessing_from_hf(values: dict[str, Any]) -> Preprocessing:
         raise HFConfigError(f"preprocessor_config.json: {error}") from None
 
 
+# What transformers calls CLIP's transform: before 4.27, since, and with other libraries underneath. Others squash.
+_PROCESSORS = ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil", "CLIPFeatureExtractor")
+# Fields that change no pixel: names, what the caller gets, and on what it is computed. Any other field may be there if
+# it is off (null or false), as do_pad and default_to_square of 4.57 are.
+_INERT = {
+    "feature_extractor_type",
+    "processor_class",
+    "_processor_class",
+    "_valid_processor_keys",
+    "transformers_version",
+    "_name_or_path",
+    "_commit_hash",
+    "data_format",
+    "input_data_format",
+    "device",
+    "disable_grouping",
+    "return_tensors",
+    "image_seq_length",
+    "pad_size",  # of do_pad
+}
 _STATISTICS = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD}
 
 
@@ -271,6 +312,7 @@ def _sizes(tower: str, values: dict[str, Any]) -> dict[str, int]:
 # A network beyond these is no CLIP; a lying config must not make us allocate for it.
 _MAX_SIZE = 1 << 20
 _MAX_DEPTH = 256
+_MAX_NUMBER = 1e6
 
 
 def _integer(field: str, value: Any) -> int:
@@ -281,8 +323,9 @@ def _integer(field: str, value: Any) -> int:
 
 
 def _number(field: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise HFConfigError(f"{field}: expected a number, got {value!r:.80}")
+    # Python's JSON reads NaN, Infinity and integers of any length.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _MAX_NUMBER:
+        raise HFConfigError(f"{field}: expected a number below {_MAX_NUMBER:g}, got {value!r:.80}")
     return float(value)
 
 

@@ -6,6 +6,7 @@ OpenAI's CLIP (Radford et al. 2021, table 19 and the released checkpoints); the 
 
 import dataclasses
 import difflib
+import math
 from typing import Any, Literal
 
 Activation = Literal["quick_gelu", "gelu"]
@@ -98,7 +99,7 @@ class CLIPConfig:
 
     def __post_init__(self) -> None:
         _check_choice("activation", self.activation, ("quick_gelu", "gelu"))
-        if self.embed_dim < 1 or not self.norm_eps > 0:
+        if self.embed_dim < 1 or not 0 < self.norm_eps < math.inf:
             raise ValueError(f"expected embed_dim >= 1 and norm_eps > 0, got {self.embed_dim} and {self.norm_eps}")
 
     def to_dict(self) -> dict[str, Any]:

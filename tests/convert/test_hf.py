@@ -1,5 +1,6 @@
 """Hugging Face folders in and out: bit-equal round trips, the order of weights files, and one error for all faults."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,12 +10,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from small_models import NO_TORCH, make_model, make_torch_model, save_torch_folder
+from small_models import NO_TORCH, make_config, make_model, make_params, make_torch_model, save_torch_folder
 
 from plip_jax.convert import hf
 from plip_jax.convert.hf import WEIGHTS_FILES, differing_params, read_hf, write_hf
 from plip_jax.convert.hf_config import HFConfigError
 from plip_jax.convert.names import WeightsError, from_params
+from plip_jax.convert.program_folder import write_small_files
 
 torch = pytest.importorskip("torch", reason=NO_TORCH)
 
@@ -209,7 +211,7 @@ def test_files_of_different_models_are_refused(folder: Path) -> None:
     ):
         changed = {**values, section: {**values[section], field: value}}
         (folder / "config.json").write_text(json.dumps(changed))
-        with pytest.raises(HFConfigError, match=message):
+        with pytest.raises(ValueError, match=message):
             read_hf(folder)
 
 
@@ -218,3 +220,18 @@ def test_writing_foreign_parameters_is_refused(tmp_path: Path) -> None:
     del model.params["vision"]["class_embedding"]
     with pytest.raises(WeightsError, match="vision/class_embedding"):
         hf.write_hf(tmp_path, model.config, model.params, model.tokenizer, model.preprocessing)
+
+
+def test_a_table_with_more_rows_than_the_vocabulary_is_written(tmp_path: Path) -> None:
+    """Pooling at the largest id is pooling at end-of-text: the rows beyond the vocabulary are no token's."""
+    config = make_config()
+    text = dataclasses.replace(config.text, vocab_size=config.text.vocab_size + 8, eot_pooling="argmax")
+    config = dataclasses.replace(config, text=text)
+    model = dataclasses.replace(make_model(), config=config, params=make_params(config))
+    write_hf(tmp_path / "hf", config, model.params, model.tokenizer, model.preprocessing)
+    (tmp_path / "programs").mkdir()
+    write_small_files(tmp_path / "programs", model)
+    for folder in ("hf", "programs"):
+        written = json.loads((tmp_path / folder / "config.json").read_text())["text_config"]
+        assert (written["vocab_size"], written["eos_token_id"]) == (568, 559)
+    assert differing_params(model.params, read_hf(tmp_path / "hf").params) == []

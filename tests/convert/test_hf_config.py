@@ -22,7 +22,8 @@ EOT = 49407
 @pytest.mark.parametrize("name", list(PRESETS))
 def test_written_config_reads_back(name: str) -> None:
     config = PRESETS[name]
-    values = config_to_hf(config, bos_token_id=config.text.eot_token_id - 1, pad_token_id=config.text.eot_token_id)
+    eot = config.text.eot_token_id
+    values = config_to_hf(config, last_token_id=eot, bos_token_id=eot - 1, pad_token_id=eot)
     assert config_from_hf(values, eot_token_id=config.text.eot_token_id) == config
 
 
@@ -60,14 +61,18 @@ def test_legacy_eos_selects_argmax_and_takes_the_id_from_the_tokenizer() -> None
 
 def test_pooling_that_transformers_cannot_express_is_refused() -> None:
     tiny = get_preset("tiny")
-    argmax = dataclasses.replace(tiny, text=dataclasses.replace(tiny.text, eot_pooling="argmax"))
-    assert config_to_hf(argmax, bos_token_id=598, pad_token_id=599)["text_config"]["eos_token_id"] == 599
+    last: dict[str, Any] = {"last_token_id": 599, "bos_token_id": 598, "pad_token_id": 599}
+    # Rows of the table beyond the vocabulary are no token's: end-of-text is the largest id still.
+    for rows in (600, 608):
+        text = dataclasses.replace(tiny.text, eot_pooling="argmax", vocab_size=rows)
+        argmax = dataclasses.replace(tiny, text=text)
+        assert config_to_hf(argmax, **last)["text_config"]["eos_token_id"] == 599
     inside = dataclasses.replace(tiny, text=dataclasses.replace(tiny.text, eot_pooling="argmax", eot_token_id=7))
     with pytest.raises(HFConfigError, match="largest token id"):
-        config_to_hf(inside, bos_token_id=598, pad_token_id=599)
+        config_to_hf(inside, **last)
     two = dataclasses.replace(tiny, text=dataclasses.replace(tiny.text, eot_token_id=2))
     with pytest.raises(HFConfigError, match="put the special tokens last"):
-        config_to_hf(two, bos_token_id=598, pad_token_id=599)
+        config_to_hf(two, **last)
 
 
 @pytest.mark.parametrize(
@@ -90,6 +95,7 @@ def test_pooling_that_transformers_cannot_express_is_refused() -> None:
         ({"text_config": {"eos_token_id": [1, 2]}}, "eos_token_id: expected an integer"),
         ({"text_config": {"eos_token_id": None}}, "eos_token_id: expected an integer"),
         ({"text_config": {}, "projection_dim": 0}, "embed_dim"),
+        ({tower: {"layer_norm_eps": float("inf")} for tower in ("text_config", "vision_config")}, "layer_norm_eps"),
     ],
 )
 def test_config_that_we_cannot_honour_is_refused(values: dict[str, Any], message: str) -> None:
@@ -103,6 +109,40 @@ def test_preprocessing_reads_back_and_defaults_are_clips() -> None:
     assert preprocessing_from_hf({}) == Preprocessing()
     # As PLIP's and OpenAI's own folders have it.
     assert preprocessing_from_hf({"size": 224, "crop_size": 224, "resample": 3}) == Preprocessing()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"image_processor_type": "CLIPImageProcessor", "_valid_processor_keys": ["images"], "do_convert_rgb": True},
+        {"feature_extractor_type": "CLIPFeatureExtractor", "processor_class": "CLIPProcessor"},
+        # What CLIPImageProcessorFast of transformers 4.57.6 writes.
+        {
+            "crop_size": {"height": 224, "width": 224},
+            "data_format": "channels_first",
+            "default_to_square": False,
+            "device": None,
+            "disable_grouping": None,
+            "do_center_crop": True,
+            "do_convert_rgb": True,
+            "do_normalize": True,
+            "do_pad": None,
+            "do_rescale": True,
+            "do_resize": True,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_processor_type": "CLIPImageProcessorFast",
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+            "input_data_format": None,
+            "pad_size": None,
+            "resample": 3,
+            "rescale_factor": 0.00392156862745098,
+            "return_tensors": None,
+            "size": {"shortest_edge": 224},
+        },
+    ],
+)
+def test_settings_that_change_no_pixel_are_taken(values: dict[str, Any]) -> None:
+    assert preprocessing_from_hf(values) == Preprocessing()
 
 
 @pytest.mark.parametrize(
@@ -122,6 +162,14 @@ def test_preprocessing_reads_back_and_defaults_are_clips() -> None:
         ({"image_mean": [0.5]}, "three numbers"),
         ({"image_std": [0.5, 0.5, 0]}, "positive"),
         ({"image_std": [0.5, 0.5, "1"]}, "expected a number"),
+        ({"image_std": [float("inf")] * 3}, "image_std: expected a number below"),
+        ({"image_mean": [float("nan")] * 3}, "image_mean: expected a number below"),
+        ({"image_mean": [10**400] * 3}, "image_mean: expected a number below"),
+        ({"image_processor_type": "ViTImageProcessor"}, "image_processor_type of CLIPImageProcessor, .*got 'ViTImage"),
+        ({"feature_extractor_type": "ViTFeatureExtractor"}, "got 'ViTFeatureExtractor'"),
+        ({"do_flip_channel_order": True, "do_pad": True}, "do_flip_channel_order True, do_pad True: settings that"),
+        ({"default_to_square": True}, "default_to_square True"),
+        ({"use_square_size": True}, "use_square_size True"),
     ],
 )
 def test_preprocessing_that_we_cannot_honour_is_refused(values: dict[str, Any], message: str) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import shutil
 import time
 from pathlib import Path
@@ -13,18 +14,25 @@ import pytest
 from small_models import NO_TORCH, make_config, make_model, make_params, make_torch_model, save_torch_folder
 
 from plip_jax.convert import load
-from plip_jax.convert.hf import differing_params
-from plip_jax.convert.load import SourceError, hash_params, interpolate_models, load_model
+from plip_jax.convert.hf import differing_params, write_hf
+from plip_jax.convert.load import LoadedModel, SourceError, hash_params, interpolate_models, load_model
+from plip_jax.convert.names import from_params
+from plip_jax.convert.open_clip_config import config_to_open_clip
+from plip_jax.convert.torch_writer import write_torch_file
 from plip_jax.data.tokenizer import train_tokenizer
-from plip_jax.export import export
 from plip_jax.training.checkpoint import CheckpointConfig, Checkpoints, Description
 from plip_jax.training.state import TrainState
+
+
+def save_hf(folder: Path, model: LoadedModel) -> Path:
+    write_hf(folder, model.config, model.params, model.tokenizer, model.preprocessing)
+    return folder
 
 
 def test_a_folder_is_recognised_by_its_content(tmp_path: Path) -> None:
     model = make_model()
     # The name would do for a hub id; the folder is what counts.
-    folder = export(model, tmp_path / "vinid" / "plip")
+    folder = save_hf(tmp_path / "vinid" / "plip", model)
     loaded = load_model(folder)
     assert (loaded.source, loaded.weights_file, loaded.step) == (str(folder), "model.safetensors", None)
     assert loaded.weights_hash == model.weights_hash
@@ -107,9 +115,12 @@ def test_the_flags_of_a_program_choose_the_weights(capsys: pytest.CaptureFixture
     load.add_model_flags(parser)
     assert parser.parse_args(["--checkpoint", "run"]).weights == "auto"
     assert parser.parse_args(["--checkpoint", "run", "--weights", "raw"]).weights == "raw"
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--checkpoint", "run", "--weights", "average"])
-    assert "--weights" in capsys.readouterr().err
+    flags = parser.parse_args(["--checkpoint", "w.pt", "--tokenizer", "vocabulary", "--activation", "gelu"])
+    assert (flags.tokenizer, flags.activation) == ("vocabulary", "gelu")
+    for wrong in (["--weights", "average"], ["--activation", "relu"]):
+        with pytest.raises(SystemExit):
+            parser.parse_args(["--checkpoint", "run", *wrong])
+        assert wrong[0] in capsys.readouterr().err
 
 
 def test_the_hash_is_of_the_weights_and_not_of_their_file(tmp_path: Path) -> None:
@@ -143,6 +154,48 @@ def test_a_folder_that_is_no_model_says_what_was_looked_for_and_found(tmp_path: 
         load_model("ViT-B-32")
 
 
+def save_open_clip(folder: Path, *, seed: int = 0) -> LoadedModel:
+    """The files of an open_clip repository as QuiltNet-B-32 has them: its weights as a .bin, and HF's tokenizer."""
+    model = make_model(seed)
+    values = config_to_open_clip(model.config, last_token_id=model.tokenizer.vocab_size - 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": values, "preprocess_cfg": {}}))
+    write_torch_file(folder / "open_clip_pytorch_model.bin", from_params(model.params, model.config, "openai"))
+    model.tokenizer.save(folder)
+    return model
+
+
+def test_an_open_clip_folder_is_read_where_hugging_face_has_no_weights(tmp_path: Path) -> None:
+    open_clip, hf = save_open_clip(tmp_path), make_model(1)
+    loaded = load_model(tmp_path)
+    assert (loaded.weights_file, loaded.weights_hash) == ("open_clip_pytorch_model.bin", open_clip.weights_hash)
+    (tmp_path / "config.json").write_text('{"model_type": "clip", "text_config": {}, "vision_config": {}}')
+    assert load_model(tmp_path).weights_hash == open_clip.weights_hash
+    save_hf(tmp_path, hf)
+    assert load_model(tmp_path).weights_hash == hf.weights_hash
+    # Of its two weights files open_clip prefers the safe one, as it does itself.
+    (tmp_path / "model.safetensors").rename(tmp_path / "other")
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(SourceError, match=r"open_clip_model\.safetensors: .*got a file that begins b'damaged'"):
+        load_model(tmp_path)
+
+
+def test_of_two_files_of_weights_neither_is_guessed(tmp_path: Path) -> None:
+    model = make_model()
+    for name in ("last.pt", "best.pt"):
+        write_torch_file(tmp_path / name, from_params(model.params, model.config, "openai"))
+    with pytest.raises(SourceError, match=r"a folder with one file of weights.*found best\.pt, last\.pt"):
+        load_model(tmp_path)
+
+
+def test_a_workdir_has_its_own_tokenizer_and_activation(tmp_path: Path) -> None:
+    save_workdir(tmp_path, make_model().params)
+    with pytest.raises(SourceError, match="has its own tokenizer and activation; pass neither"):
+        load_model(tmp_path, tokenizer=tmp_path)
+    with pytest.raises(SourceError, match="pass neither"):
+        load_model(tmp_path, activation="gelu")
+
+
 def test_a_hub_id_without_the_network_says_which_files_to_fetch_and_is_quick() -> None:
     start = time.monotonic()
     with pytest.raises(SourceError) as raised:
@@ -161,7 +214,7 @@ def test_a_hub_id_without_the_network_says_which_files_to_fetch_and_is_quick() -
 
 
 def test_only_one_format_of_weights_is_fetched_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub, cache = export(make_model(), tmp_path / "hub"), tmp_path / "cache"
+    hub, cache = save_hf(tmp_path / "hub", make_model()), tmp_path / "cache"
     (hub / "pytorch_model.bin").touch()
     (hub / "tf_model.h5").touch()
     cache.mkdir()
@@ -177,4 +230,13 @@ def test_only_one_format_of_weights_is_fetched_from_the_hub(tmp_path: Path, monk
     assert load_model("owner/model").weights_file == "model.safetensors"
     assert not (cache / "pytorch_model.bin").exists()
     assert not (cache / "tf_model.h5").exists()
+    shutil.rmtree(hub)
+    shutil.rmtree(cache)
+    cache.mkdir()
+    save_open_clip(hub)
+    assert load_model("owner/model").weights_file == "open_clip_pytorch_model.bin"
+    (hub / "open_clip_pytorch_model.bin").rename(hub / "epoch_9.pt")
+    (cache / "open_clip_pytorch_model.bin").unlink()
+    with pytest.raises(SourceError, match=r"hub id owner/model: .*expected a Hugging Face CLIP folder"):
+        load_model("owner/model")
     assert load.HUB_ID.fullmatch("owner/model/deeper") is None
