@@ -1,17 +1,26 @@
 """The export program: a folder that appears whole or not at all, and never over something else."""
 
 import dataclasses
+import json
+import types
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from small_models import make_model
+from small_models import NO_TORCH, make_model
 
 from plip_jax import export as export_program
+from plip_jax.convert.export_format import ConsumerFeatures, ParityInputs, round_params
 from plip_jax.convert.hf import differing_params, read_hf
+from plip_jax.convert.hf_format import HF
 from plip_jax.convert.load import LoadedModel, load_model
+from plip_jax.convert.open_clip import OPEN_CLIP
 from plip_jax.export import ExportError, export, main
+from plip_jax.model_card import CardFacts
 from plip_jax.training.interpolation import interpolate
+
+_UNCHECKED = dataclasses.replace(HF, consumer_features=lambda folder, inputs: None)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +37,8 @@ def test_the_command_writes_the_same_model(source: Path, tmp_path: Path, capsys:
     assert main(["--checkpoint", str(source), "--format", "hf", "--out", str(out)]) == 0
     assert _names(out) == _names(source)
     for path in source.iterdir():
-        assert (out / path.name).read_bytes() == path.read_bytes(), path.name
+        if path.name not in ("parity.json", "README.md"):  # they say what was read: a file, and not a test's model
+            assert (out / path.name).read_bytes() == path.read_bytes(), path.name
     assert _names(out.parent) == ["out"]  # no temporary folder left
     printed = capsys.readouterr().out
     assert str(out / "model.safetensors") in printed
@@ -58,11 +68,11 @@ def test_an_existing_folder_is_refused_unless_it_is_an_earlier_export(source: Pa
 def test_a_failed_export_leaves_the_target_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = export(make_model(), tmp_path / "out")
 
-    def fails(model: LoadedModel, folder: Path) -> None:
+    def fails(folder: Path, model: LoadedModel, dtype: str) -> None:
         (folder / "model.safetensors").write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setitem(export_program.EXPORTERS, "hf", fails)
+    monkeypatch.setitem(export_program.EXPORTERS, "hf", dataclasses.replace(HF, write=fails))
     with pytest.raises(OSError, match="disk full"):
         export(make_model(seed=1), out, overwrite=True)
     with pytest.raises(OSError, match="disk full"):
@@ -72,12 +82,11 @@ def test_a_failed_export_leaves_the_target_as_it_was(tmp_path: Path, monkeypatch
 
 
 def test_what_is_read_back_must_be_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgetful(folder: Path, config, params, tokenizer, preprocessing) -> None:
-        other = make_model(seed=1)
-        write_hf(folder, config, {**params, "text": other.params["text"]}, tokenizer, preprocessing)
+    def forgetful(folder: Path, model: LoadedModel, dtype: str) -> None:
+        params = {**model.params, "text": make_model(seed=1).params["text"]}
+        HF.write(folder, dataclasses.replace(model, params=params), dtype)
 
-    write_hf = export_program.write_hf
-    monkeypatch.setattr(export_program, "write_hf", forgetful)
+    monkeypatch.setitem(export_program.EXPORTERS, "hf", dataclasses.replace(HF, write=forgetful))
     with pytest.raises(ExportError, match="parameters differ: text/blocks/attention/key/bias"):
         export(make_model(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -137,3 +146,221 @@ def test_siglips_bias_is_left_out_with_a_warning(source: Path, tmp_path: Path) -
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
     with pytest.raises(ValueError, match=r"not of CLIP \['adapter'\]"):
         export(dataclasses.replace(model, params={**params, "adapter": np.zeros(2, np.float32)}), tmp_path / "other")
+
+
+def test_an_export_says_how_exact_it_is(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch", reason=NO_TORCH)
+    out = tmp_path / "out"
+    assert main(["--checkpoint", str(source), "--dtype", "bfloat16", "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert "the weights are equal to the last bit. Checked with transformers" in printed.out
+    assert printed.err == ""
+    parity = json.loads((out / "parity.json").read_text())
+    assert (parity["format"], parity["dtype"], parity["checked"]) == ("hf", "bfloat16", True)
+    # Of the weights that were asked for; those in the file are rounded.
+    assert parity["model"]["weights_hash"] == load_model(source).weights_hash != load_model(out).weights_hash
+    assert json.loads((out / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert differing_params(read_hf(out).params, round_params(make_model().params, "bfloat16")) == []
+    # What an export writes beside a folder of other files is no earlier export.
+    (out / "config.json").unlink()
+    assert main(["--checkpoint", str(source), "--out", str(out), "--overwrite"]) == 0
+    (out / "config.json").unlink()
+    (out / "parity.json").unlink()
+    assert main(["--checkpoint", str(source), "--out", str(out), "--overwrite"]) == 1
+    assert "got README.md; remove it yourself" in capsys.readouterr().err
+
+
+def test_a_check_that_cannot_be_made_is_a_warning(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = dataclasses.replace(HF, consumer_features=lambda folder, inputs: None)
+    monkeypatch.setitem(export_program.EXPORTERS, "hf", absent)
+    assert main(["--checkpoint", str(source), "--out", str(tmp_path / "out")]) == 0
+    assert "Features not checked: install transformers torch." in capsys.readouterr().err
+    assert load_model(tmp_path / "out").weights_hash == load_model(source).weights_hash
+
+
+def test_a_failed_check_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(folder: Path, inputs: ParityInputs) -> ConsumerFeatures:
+        return ConsumerFeatures("another 1.0", np.ones((4, 16), np.float32), np.ones((5, 16), np.float32))
+
+    monkeypatch.setitem(export_program.EXPORTERS, "hf", dataclasses.replace(HF, consumer_features=wrong))
+    assert main(["--checkpoint", str(source), "--out", str(tmp_path / "out")]) == 1
+    assert _names(tmp_path) == []
+
+
+def test_a_folder_of_another_program_is_no_earlier_export(source: Path, tmp_path: Path) -> None:
+    trainer = tmp_path / "trainer"
+    trainer.mkdir()
+    for name in ("config.json", "model.safetensors", "optimizer.pt"):
+        (trainer / name).write_text("{}")
+    with pytest.raises(ExportError, match=r"nothing but the files of format hf.*got optimizer.pt"):
+        export(make_model(), trainer, overwrite=True)
+    (trainer / "optimizer.pt").unlink()  # now as an earlier version wrote it
+    export(make_model(), trainer, overwrite=True)
+
+
+def test_what_the_model_is_read_from_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(export_program.EXPORTERS, "hf", _UNCHECKED)
+    out = export(make_model(), tmp_path / "out")
+    loaded = load_model(out)
+    for source in (out, out / "model.safetensors", tmp_path / "x" / ".." / "out"):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with pytest.raises(ExportError, match="the model is read from there"):
+            export(dataclasses.replace(loaded, source=str(source)), out, overwrite=True)
+    monkeypatch.setattr(export_program, "load_model", lambda *_, **__: pytest.fail("loaded"))
+    arguments = ["--wise-ft-from", str(out), "--alpha", "0.5", "--out", str(out), "--overwrite"]
+    assert main(["--checkpoint", "x/y", *arguments]) == 1
+    assert "the model is read from there" in capsys.readouterr().err
+
+
+def test_what_came_to_the_target_meanwhile_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+
+    def slow(folder: Path, model: LoadedModel, dtype: str) -> None:
+        HF.write(folder, model, dtype)
+        out.mkdir(exist_ok=True)
+        (out / "thesis.txt").write_text("mine")
+
+    monkeypatch.setitem(export_program.EXPORTERS, "hf", dataclasses.replace(_UNCHECKED, write=slow))
+    with pytest.raises(ExportError, match="changed while the export was written"):
+        export(make_model(), out)
+    assert _names(tmp_path) == ["out"]
+    (out / "thesis.txt").unlink()
+
+    monkeypatch.setitem(export_program.EXPORTERS, "hf", _UNCHECKED)
+    export(make_model(), out, overwrite=True)
+    monkeypatch.setitem(export_program.EXPORTERS, "hf", dataclasses.replace(_UNCHECKED, write=slow))
+    with pytest.raises(ExportError, match="changed while the export was written"):
+        export(make_model(seed=1), out, overwrite=True)
+    assert (out / "thesis.txt").read_text() == "mine"
+    assert differing_params(read_hf(out).params, make_model().params) == []
+    assert _names(tmp_path) == ["out"]
+
+
+def test_an_interrupt_between_the_renames_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(export_program.EXPORTERS, "hf", _UNCHECKED)
+    out = export(make_model(), tmp_path / "out")
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if self.name == "fresh":
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export(make_model(seed=1), out, overwrite=True)
+    assert differing_params(read_hf(out).params, make_model().params) == []
+    assert _names(tmp_path) == ["out"]
+
+
+def test_settings_for_a_file_to_start_from_do_not_reach_a_workdir(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, dict[str, Any]] = {}
+
+    def load(source: str, **settings: Any) -> LoadedModel:
+        asked[Path(source).name] = settings
+        return dataclasses.replace(make_model(), source=source)
+
+    monkeypatch.setattr(export_program, "load_model", load)
+    monkeypatch.setitem(export_program.EXPORTERS, "hf", _UNCHECKED)
+    workdir, file = tmp_path / "workdir", tmp_path / "start.safetensors"
+    (workdir / "checkpoints").mkdir(parents=True)
+    file.touch()
+    arguments = ["--activation", "gelu", "--wise-ft-from", str(file), "--alpha", "1", "--out", str(tmp_path / "out")]
+    assert main(["--checkpoint", str(workdir), *arguments]) == 0
+    assert asked["start.safetensors"]["activation"] == "gelu"
+    assert "activation" not in asked["workdir"]
+
+
+def test_a_pushed_folder_names_its_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unchecked = dataclasses.replace(OPEN_CLIP, consumer_features=lambda folder, inputs: None)
+    monkeypatch.setitem(export_program.EXPORTERS, "open_clip", unchecked)
+    out = export(make_model(), tmp_path / "out", format="open_clip", facts=CardFacts(repo_id="lab/plip-2"))
+    text = json.loads((out / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
+    assert text["hf_tokenizer_name"] == "lab/plip-2"
+
+
+class FakeHub:
+    """huggingface_hub.HfApi of a hub that is a dict."""
+
+    files: ClassVar[dict[str, list[str]]] = {"lab/used": ["model.safetensors", "onnx/vision_model.onnx"]}
+
+    def __init__(self, token: str, repositories: dict[str, bool], pushed: list[dict[str, Any]]):
+        self.token, self.repositories, self.pushed = token, repositories, pushed
+
+    def create_repo(self, repo_id: str, *, private: bool, exist_ok: bool) -> str:
+        assert exist_ok
+        if repo_id.startswith("another/"):
+            raise PermissionError(f"403 Forbidden: {self.token} has no rights to create a model under another")
+        self.repositories.setdefault(repo_id, private)
+        return f"https://huggingface.co/{repo_id}"
+
+    def repo_info(self, repo_id: str) -> types.SimpleNamespace:
+        return types.SimpleNamespace(private=self.repositories[repo_id])
+
+    def list_repo_files(self, repo_id: str) -> list[str]:
+        return [".gitattributes", "README.md", "figure.png", *self.files.get(repo_id, [])]
+
+    def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> None:
+        self.pushed.append({"repo_id": repo_id, "files": _names(Path(folder_path)), "message": commit_message})
+
+
+def test_an_export_is_pushed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repositories: dict[str, bool] = {"lab/public": False}
+    pushed: list[dict[str, Any]] = []
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda token: FakeHub(token, repositories, pushed))
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    out = tmp_path / "the out"
+
+    def push(*arguments: str) -> tuple[int, str, str]:
+        status = main(["--checkpoint", str(source), "--out", str(out), "--overwrite", *arguments])
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    status, said, _ = push("--push-to-hub", "lab/plip-2", "--private", "--license", "mit")
+    assert (status, said.splitlines()[-1]) == (0, "pushed to https://huggingface.co/lab/plip-2")
+    assert repositories["lab/plip-2"] is True
+    assert [(one["repo_id"], one["files"]) for one in pushed] == [("lab/plip-2", _names(out))]
+    assert "license: mit" in (out / "README.md").read_text()
+    assert 'from_pretrained("lab/plip-2")' in (out / "README.md").read_text()
+
+    # A repository that is there stays as public as it is: what was to be private is not pushed to it.
+    status, _, said = push("--push-to-hub", "lab/public", "--private")
+    assert status == 1
+    assert "lab/public: expected a private repository, got a public one: nothing was pushed" in said
+    status, _, said = push("--push-to-hub", "another/plip")
+    assert status == 1
+    assert "not pushed (PermissionError: 403 Forbidden: *** has no rights" in said
+    assert f"The export is whole at {out}; push it later with\n  hf upload another/plip '{out}' ." in said
+    # The files of another model would be mixed with this one's.
+    status, _, said = push("--push-to-hub", "lab/used")
+    assert status == 1
+    assert "which this one would be mixed with: onnx/vision_model.onnx; nothing was pushed" in said
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(export_program, "load_model", lambda *_, **__: pytest.fail("loaded"))
+    status, _, said = push("--push-to-hub", "lab/plip-2")
+    assert status == 1
+    assert "expected a token of the hub in HF_TOKEN, got none" in said
+    assert len(pushed) == 1
+    assert load_model(out).weights_hash == load_model(source).weights_hash
+
+
+def test_wrong_flags_of_a_push_are_usage_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (["--private"], "--private needs --push-to-hub OWNER/NAME"),
+        (["--push-to-hub", "plip"], "--push-to-hub: expected OWNER/NAME, got 'plip'"),
+        (["--base-model", "/home/alice/clip"], "--base-model: expected OWNER/NAME, got '/home/alice/clip'"),
+        (["--license", "MIT"], "--license: expected one of the hub's ids, got 'MIT'; near it: mit"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["--checkpoint", "x/y", "--out", str(tmp_path / "out"), *arguments])
+        assert message in capsys.readouterr().err
+    assert main(["--checkpoint", "x/y", "--dtype", "int8", "--out", str(tmp_path / "out")]) == 1
+    assert "format hf has no dtype 'int8'; it has: float32, float16, bfloat16" in capsys.readouterr().err

@@ -4,15 +4,20 @@ Owns the interface between ``plip_jax.export`` and the files of the formats; eac
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from plip_jax.convert.load import LoadedModel
+from plip_jax.data.image import Preprocessing
 
 Params = dict[str, Any]
+# A written folder, texts and RGB images -> the consumer's ids and pixel values [images, side, side, 3]; None where it
+# is not installed.
+ReadInputs = Callable[[Path, Sequence[str], Sequence[Image.Image]], tuple[np.ndarray, np.ndarray] | None]
 
 
 class ExportError(ValueError):
@@ -20,7 +25,10 @@ class ExportError(ValueError):
 
 
 class ConsumerUnusable(ValueError):  # it says what is so, and stops nothing
-    """The consumer's library is installed and cannot be imported. The message says why; the export goes on."""
+    """The consumer's library is installed and cannot be imported. The message says why; the export goes on.
+
+    The message may name this machine's paths and is not published; the type of what caused it is.
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +75,11 @@ class ExportFormat:
         tolerance: of the features, relative to the largest value of ours.
         dtypes: of the tensors, the default first.
         how_to_load: a line of Python, with ``{folder}``.
+        read_preprocessing: the image settings that a written folder holds; None where the format takes CLIP's own for
+            granted and refuses others. Its tokenizer every format writes in the same files.
+        consumer_inputs: the consumer's ids and pixels, where its library makes them from the folder's files.
+        keeps_loss_params: a loss's own parameters (SigLIP's ``logit_bias``) are written too, and read back.
+        write_for_hub: `write`, with the hub id that the folder is pushed to; None where no file names it.
     """
 
     write: Callable[[Path, LoadedModel, str], None]
@@ -77,6 +90,10 @@ class ExportFormat:
     tolerance: float
     dtypes: tuple[str, ...]
     how_to_load: str
+    read_preprocessing: Callable[[Path], Preprocessing] | None = None
+    consumer_inputs: ReadInputs | None = None
+    keeps_loss_params: bool = False
+    write_for_hub: Callable[[Path, LoadedModel, str, str], None] | None = None
 
 
 def round_params(params: Params, dtype: str) -> Params:

@@ -356,3 +356,12 @@ def read_model(workdir: str | Path, which: Which = "latest", weights: Weights = 
     name = "params" if weights == "raw" or "ema" not in arrays else "ema"
     loaded = _load(directory, step, (name, "tokenizer"))
     return ModelFiles(loaded[name], loaded["tokenizer"], description, step, "raw" if name == "params" else "ema")
+
+
+def read_description(workdir: str | Path, step: int) -> Description:
+    """What a step of a run says of itself; no arrays are read.
+
+    Raises:
+        CheckpointError: no such checkpoint, or one of an unknown format version.
+    """
+    return _read_metadata(checkpoints_folder(workdir), step)[1]

@@ -4,6 +4,7 @@ Each version lives in an environment of its own (``requirements-*.txt`` beside t
 lists their interpreters, separated by colons. The transformers of the test environment itself is always checked.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -51,9 +52,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder, scratch / "expected.npz"
 
 
-def _check(python: str, written: tuple[Path, Path]) -> dict[str, object]:
+def _check(python: str, written: tuple[Path, Path], *, script: Path = SCRIPT) -> dict[str, object]:
     run = subprocess.run(
-        [python, SCRIPT, *written],
+        [python, script, *written],
         capture_output=True,
         text=True,
         timeout=300,
@@ -66,8 +67,27 @@ def _check(python: str, written: tuple[Path, Path]) -> dict[str, object]:
     return report
 
 
-def test_this_environments_transformers_reads_the_folder(written: tuple[Path, Path]) -> None:
-    assert _check(sys.executable, written)["good"]
+def test_this_environments_transformers_reads_the_folder(written: tuple[Path, Path], tmp_path: Path) -> None:
+    # As conftest.py does for the tests: this environment's torchvision may not fit its torch.
+    with_operators = tmp_path / "with_operators.py"
+    with_operators.write_text(
+        f"import runpy, sys\nsys.path.insert(0, {str(SCRIPT.parents[1])!r})\n"
+        "from torchvision_operators import BeforeTorchvision\n"
+        f"sys.meta_path.insert(0, BeforeTorchvision())\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')\n"
+    )
+    assert _check(sys.executable, written, script=with_operators)["good"]
+
+
+def test_the_files_are_those_that_the_other_versions_were_checked_with(written: tuple[Path, Path]) -> None:
+    """Where the other versions are not installed: the bytes of a folder that 4.40, 4.57 and 5.x have read."""
+    known = {
+        "config.json": "b323fee04792c1241212dcd9b42fe530c41f32dbf2fb085af60d4985fafaf937",
+        "preprocessor_config.json": "8ce7f6c118b3ad4f3a65d24303c116ea0a008156c12ceba0c8cbcedfbdded049",
+        "special_tokens_map.json": "841c138373f4f9dd8a6b07a2e4d19b1e62b5364d7e09c41762bab5f7b851eb7f",
+        "tokenizer_config.json": "0b8c846a5f4f064332b47aadccac7939d8a54f1a3c0d622080c3de04db37e84c",
+    }
+    found = {name: hashlib.sha256((written[0] / name).read_bytes()).hexdigest() for name in known}
+    assert found == known, "check the new files with PLIP_JAX_COMPAT_PYTHONS before writing their hashes here"
 
 
 @pytest.mark.skipif(not PYTHONS, reason="PLIP_JAX_COMPAT_PYTHONS lists no interpreters (.ci/run builds and lists them)")
