@@ -39,11 +39,20 @@ def split_batch(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
+def place_among_processes(mesh: Mesh) -> tuple[int, int]:
+    """Which of the processes that own a mesh's devices this one is, from 0, and how many they are.
+
+    Of a mesh of local devices this process is the only one, however many take part in the run.
+    """
+    owners = sorted({device.process_index for device in mesh.devices.flat})
+    return owners.index(jax.process_index()), len(owners)
+
+
 def put_batch(mesh: Mesh, batch: Any) -> Any:
     """Place this process's slice of a global batch on its devices.
 
     Args:
-        mesh: the mesh of all hosts.
+        mesh: of all hosts, or of this one alone.
         batch: a tree of arrays whose first axis is this process's share of the global batch.
 
     Returns:
@@ -53,9 +62,10 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
         ValueError: the global batch does not divide by the number of devices.
     """
     sharding = split_batch(mesh)
+    processes = place_among_processes(mesh)[1]
 
     def put(path: Any, array: np.ndarray) -> jax.Array:
-        global_size = len(array) * jax.process_count()
+        global_size = len(array) * processes
         if global_size % mesh.size:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ValueError(

@@ -149,7 +149,7 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "CMYK JPEG": lambda: encoded(picture(mode="CMYK"), "JPEG"),
     "palette PNG": lambda: encoded(picture().quantize(64), "PNG"),
     "grey PNG": lambda: encoded(picture(mode="L"), "PNG"),
-    "16-bit grey PNG": lambda: encoded(Image.fromarray(np.asarray(picture(mode="L")).astype(np.uint16)), "PNG"),
+    "16-bit grey PNG": lambda: encoded(Image.fromarray(np.asarray(picture(mode="L")).astype(np.uint16) * 257), "PNG"),
     "alpha PNG": lambda: encoded(picture(mode="RGBA"), "PNG"),
     "PNG with a transparent colour": lambda: encoded(picture(), "PNG", transparency=(3, 4, 5)),
     "BMP": lambda: encoded(picture(), "BMP"),

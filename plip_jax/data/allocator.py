@@ -23,8 +23,8 @@ TRIM_THRESHOLD_BYTES = 256 * 2**20
 def keep_freed_memory() -> bool:
     """Tell glibc to keep freed blocks of up to 64 MiB for the next image; affects the whole process.
 
-    For processes that decode images all the time, so the data pipeline calls it and the library's import does not.
-    Does nothing on other C libraries, or where the environment sets the thresholds already.
+    For processes that decode images all the time, so the data pipeline and `batching` call it and the library's import
+    does not. Does nothing on other C libraries, or where the environment sets the thresholds already.
 
     Returns:
         Whether it was done.

@@ -2,7 +2,8 @@
 
 Owns decoding (every container Pillow reads safely, upright, RGB), the evaluation transform and the normalisation.
 The reference is Pillow's bicubic as Hugging Face's PIL ``CLIPImageProcessor`` uses it: uint8 pixels are bit-equal
-to it. Random augmentation lives in `plip_jax.data.augment`. Imports neither jax nor transformers.
+to it; grey values of more than 8 bits are not (see `to_rgb`). Random augmentation lives in `plip_jax.data.augment`.
+Imports neither jax nor transformers.
 """
 
 import contextlib
@@ -42,6 +43,9 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# TIFF's tag of that name; Pillow opens 12 bits as the mode of 16, not scaled.
+_BITS_PER_SAMPLE = 258
+
 # warnings.catch_warnings swaps process-wide filters; decoding threads must not interleave their swaps.
 _WARNINGS_LOCK = threading.Lock()
 
@@ -73,6 +77,8 @@ class Preprocessing:
             values = tuple(float(value) for value in getattr(self, field))
             if len(values) != 3:
                 raise ValueError(f"Preprocessing.{field}: expected 3 values (R, G, B), got {len(values)}")
+            if not all(map(math.isfinite, values)):
+                raise ValueError(f"Preprocessing.{field}: expected finite values, got {values}")
             object.__setattr__(self, field, values)  # lists, as JSON gives them, become tuples: hashable
         if min(self.std) <= 0:
             raise ValueError(f"Preprocessing.std: expected positive values, got {self.std}")
@@ -121,27 +127,72 @@ def decode_image(data: bytes, *, name: str, max_pixels: int = DEFAULT_MAX_PIXELS
             raise _error(name, f"an image of {width} x {height} pixels")
         try:
             image.load()
-            upright = _upright(image)
-            return to_rgb(upright)
         except Exception as error:  # as above, for the decoders: OSError, SyntaxError, ValueError, struct.error, …
             raise _error(name, f"a damaged or truncated {image.format} ({_reason(error)})") from error
+        try:
+            return upright_rgb(image)
+        except Exception as error:  # Pillow has no conversion, or `to_rgb` knows of none that keeps the picture
+            raise _error(
+                name, f"a {image.format} of mode {image.mode} that cannot be shown ({_reason(error)})"
+            ) from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """`to_rgb`, and the EXIF orientation applied; call after ``load()``.
+
+    In this order: of a transposed or copied image nothing says any more how many bits its file had.
+    """
+    converted, method = to_rgb(image), _transposition(image)
+    return converted if method is None else converted.transpose(method)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB, as transformers does.
+    """Convert any mode to RGB, as transformers does; only grey of more than 8 bits is scaled and not clipped.
 
     Transparency is laid on white, which is what glass looks like on a slide (transformers since 5.x; its earlier
-    versions and OpenAI's code dropped the alpha channel and showed whatever colour lay under it). Every other mode
-    goes through Pillow's ``convert("RGB")``. That clips 16- and 32-bit grey values at 255 instead of scaling
-    them: rescale such images before writing records. An image that is plain RGB already is returned itself.
+    versions and OpenAI's code dropped the alpha channel and showed whatever colour lay under it). Of 16-bit grey
+    values the upper 8 bits are taken, which is what Pillow does with 16-bit RGB (and of 12-bit TIFFs their upper 8).
+    32-bit integers and floats have no range that the file tells: those within 0 to 255 are taken as they are. An image
+    that is plain RGB already is returned itself.
+
+    Raises:
+        ValueError: 32-bit values outside 0 to 255, or a mode that Pillow cannot convert.
     """
     if image.mode == "RGB" and image.info.get("transparency") is None:
         return image  # convert() would copy every pixel
+    # departs: transformers' processor calls convert("RGB") here, which clips at 255: nearly all of a 16-bit
+    # micrograph becomes white, and its features are those of an empty image.
+    if (bits := _grey_bits(image)) is not None:
+        return _scaled_grey(image, bits)
+    if image.mode in ("I", "F"):
+        lowest, highest = (float(value) for value in image.getextrema())  # pyright: ignore[reportArgumentType] # one band
+        if not (lowest >= 0 and highest <= 255):
+            raise ValueError(f"values from {lowest:g} to {highest:g}, of unknown range: scale them to 8 or 16 bits")
+    if image.mode == "La":
+        image = image.convert("LA")  # Pillow's only way out of it
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         background = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(background, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _grey_bits(image: Image.Image) -> int | None:
+    """Bits of the grey values where they are more than 8 and known."""
+    if image.mode.startswith("I;16"):
+        bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,))[0]
+        return bits if 8 < bits < 16 else 16
+    # Pillow's PPM reader, and the PNG reader of its older versions, put 16 bits into the mode of 32.
+    return 16 if image.mode == "I" and image.format in ("PNG", "PPM") else None
+
+
+def _scaled_grey(image: Image.Image, bits: int) -> Image.Image:
+    values = np.asarray(image)
+    levels = (values >> (bits - 8)).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        levels[values == transparent] = 255  # on white, as in `to_rgb`
+    return Image.fromarray(levels).convert("RGB")
 
 
 def resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
@@ -168,7 +219,9 @@ def resize_and_crop(image: Image.Image, short_side: int, left: int, top: int, si
         return _sample_square(image, (width, height), left, top, side)
     # Pillow filters along the rows first, to 8 bits, then along the columns; so does this, in two calls.
     first, last = _rows_needed(image.size[1], height, top, side)
-    rows = _resize_columns(image.crop((0, first, image.size[0], last)), width, left, side)
+    all_rows = first == 0 and last == image.size[1]
+    source = image if all_rows else image.crop((0, first, image.size[0], last))
+    rows = _resize_columns(source, width, left, side)
     if image.size[1] == height:
         return rows
     if _is_exact_scale(image.size[1], height):
@@ -177,8 +230,10 @@ def resize_and_crop(image: Image.Image, short_side: int, left: int, top: int, si
         return rows.resize((side, side), Image.Resampling.BICUBIC, box=box)
     # The filter's weights are those of the whole height only if the image has the whole height; what stands outside
     # the rows needed does not enter the square.
-    column = Image.new(image.mode, (side, image.size[1]))
-    column.paste(rows, (0, first))
+    column = rows
+    if not all_rows:
+        column = Image.new(image.mode, (side, image.size[1]))
+        column.paste(rows, (0, first))
     return column.resize((side, height), Image.Resampling.BICUBIC).crop((0, top, side, top + side))
 
 
@@ -266,15 +321,14 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; call after ``load()``, because PNG may keep EXIF behind the pixels."""
+def _transposition(image: Image.Image) -> Image.Transpose | None:
+    """What the EXIF orientation asks for; call after ``load()``, because PNG may keep EXIF behind the pixels."""
     try:
         with _silenced():
             orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # a damaged EXIF block says nothing about the pixels; its parser raises many types
         orientation = 1
-    method = _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
+    return _TRANSPOSE.get(orientation) if isinstance(orientation, int) else None
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from plip_jax.model.presets import CLIPConfig
+from plip_jax.model.products import round_kernel
 from plip_jax.model.text import TextTower
 from plip_jax.model.transformer import default_logit_scale
 from plip_jax.model.vision import VisionTower
@@ -101,6 +102,18 @@ class CLIP:
         return self.tower("text", params).encode_packed(
             packed["tokens"], packed["segments"], packed["positions"], packed["eot"]
         )
+
+    def round_kernels(self, params: Params) -> Params:
+        """Parameters for many forward passes and no gradient: what each pass would round to the compute dtype, once.
+
+        Takes arrays on devices and leaves them where they are; features are the same. Only `encode_image`,
+        `encode_text` and `encode_packed_text` of this compute dtype and backend understand the result.
+        """
+
+        def rounded(path: Any, leaf: Array) -> Array:
+            return round_kernel(leaf, self.compute_dtype) if path[-1].key == "kernel" else leaf
+
+        return jax.tree_util.tree_map_with_path(rounded, params)
 
     def tower(self, name: str, params: Params) -> Any:
         """The ``vision`` or ``text`` tower as an NNX module that holds the parameters, to look at its parts."""

@@ -76,19 +76,61 @@ def test_normalised_pixels_equal_those_of_transformers(where: str):
 
 @pytest.mark.parametrize(
     ("mode", "container"),
-    [("L", "PNG"), ("1", "PNG"), ("P", "GIF"), ("CMYK", "JPEG"), ("I;16", "PNG"), ("YCbCr", "JPEG"), ("F", "TIFF")],
+    [("L", "PNG"), ("1", "PNG"), ("P", "GIF"), ("CMYK", "JPEG"), ("YCbCr", "JPEG"), ("F", "TIFF")],
 )
 def test_opaque_modes_become_rgb_as_pillow_converts_them(mode: str, container: str):
-    pixels = random_pixels(40, 30)
-    source = Image.fromarray(pixels)
-    # 16 bits: half the values lie above 255 and are clipped, not scaled.
-    source = Image.fromarray(pixels[..., 0].astype(np.uint16) * 2) if mode == "I;16" else source.convert(mode)
-    data = encode(source, container)
+    data = encode(Image.fromarray(random_pixels(40, 30)).convert(mode), container)
     with Image.open(io.BytesIO(data)) as opened:
         expected = np.asarray(opened.convert("RGB"))
     decoded = decode_image(data, name="tile")
     assert decoded.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(decoded), expected)
+
+
+def grey_tiff(bits: int, values: bytes, byte_order: str) -> bytes:
+    """A TIFF of three grey pixels; Pillow writes none of 12 bits."""
+    tags = [(256, 3), (257, 1), (258, bits), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, len(values))]
+    entries = b"".join(struct.pack(byte_order + "HHIHH", tag, 3, 1, value, 0) for tag, value in tags)
+    start = {"<": b"II*\0", ">": b"MM\0*"}[byte_order] + struct.pack(byte_order + "I", 8 + len(values))
+    return start + values + struct.pack(byte_order + "H", len(tags)) + entries + bytes(4)
+
+
+# 0, 100 and 255 in 8 bits; 16 bits are those times 257, with rest in the lower bits of the second.
+DEEP_GREY = {
+    "PNG": encode(Image.fromarray(np.array([[0, 25_727, 65_535]], np.uint16)), "PNG"),
+    "TIFF, little-endian": grey_tiff(16, struct.pack("<3H", 0, 25_727, 65_535), "<"),
+    "TIFF, big-endian": grey_tiff(16, struct.pack(">3H", 0, 25_727, 65_535), ">"),
+    "TIFF of 12 bits": grey_tiff(12, bytes.fromhex("000649fff000"), "<"),
+    "PGM": b"P5 3 1 65535\n" + struct.pack(">3H", 0, 25_727, 65_535),
+}
+
+
+@pytest.mark.parametrize("name", DEEP_GREY)
+def test_grey_of_more_than_8_bits_is_scaled(name: str):
+    decoded = decode_image(DEEP_GREY[name], name=name)
+    assert (decoded.mode, np.asarray(decoded)[0].tolist()) == ("RGB", [[0] * 3, [100] * 3, [255] * 3])
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16L", "I;16B", "I;16N"])
+def test_16_bits_in_memory_are_scaled_in_any_byte_order(mode: str):
+    order = {"I;16": "<", "I;16L": "<", "I;16B": ">", "I;16N": "="}[mode]
+    image = Image.frombytes(mode, (2, 1), struct.pack(f"{order}2H", 25_700, 65_535))
+    assert np.asarray(to_rgb(image))[0].tolist() == [[100] * 3, [255] * 3]
+
+
+def test_16_bit_grey_is_turned_upright_and_its_transparent_value_lies_on_white():
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    grey = Image.fromarray(np.array([[257, 514, 25_700]], np.uint16))
+    decoded = decode_image(encode(grey, "PNG", exif=exif.tobytes(), transparency=514), name="tile")
+    assert np.asarray(decoded)[0, :, 0].tolist() == [100, 255, 1]
+
+
+@pytest.mark.parametrize(("mode", "value"), [("I", 4000), ("I", -1), ("F", 255.5), ("F", float("nan"))])
+def test_32_bits_of_unknown_range_are_refused_by_name(mode: str, value: float):
+    data = encode(Image.new(mode, (2, 2), value), "TIFF")
+    with pytest.raises(ImageError, match=r"'tile'.*values from .* of unknown range: scale them"):
+        decode_image(data, name="tile")
 
 
 def transparent_images() -> dict[str, bytes]:
