@@ -14,7 +14,9 @@ import plip_jax
 VERBS: dict[str, str] = {
     "train": "train a model from records of images and captions",
     "evaluate": "zero-shot and retrieval of any checkpoint -> evaluation.json",
-    "export": "write any checkpoint in the format that other libraries load",
+    "embed": "images and texts -> embeddings on disk, resumable, on all devices of all hosts",
+    "export": "write any checkpoint in the format that other libraries load, and check that they do",
+    "doctor": "what this machine can do, what is wrong, and what to do about it",
 }
 
 

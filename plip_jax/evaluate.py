@@ -17,7 +17,7 @@ from ml_collections import config_dict
 
 from plip_jax import __version__
 from plip_jax.config_file import parse_config_args
-from plip_jax.convert.load import add_model_flags, interpolate_models, load_model, parse_alpha
+from plip_jax.convert.load import add_model_flags, interpolate_models, load_model, parse_alpha, settings_of
 from plip_jax.data.examples import MissingFolderError, open_examples
 from plip_jax.data.split_manifest import MissingSplitError
 from plip_jax.encoders.baseline import OpenOptions
@@ -143,6 +143,8 @@ def _run(flags: argparse.Namespace, config: EvaluateConfig) -> None:
         print(f"{item.name}: {len(data[item.source].ids):,} examples of {' '.join(item.source)}".rstrip())
     options = OpenOptions(
         which=flags.which,
+        tokenizer=flags.tokenizer,
+        activation=flags.activation,
         weights=flags.weights,
         compute_dtype=config.compute_dtype,
         batch_size=config.batch_size,
@@ -184,7 +186,9 @@ def _measure_mixtures(
 ) -> tuple[Measured, dict[str, Any]]:
     """A WiSE-FT sweep; what is measured is its last point, the checkpoint itself where 1 is among the alphas."""
     ((name, source),) = flags.checkpoint.items()
-    end, start = load_model(source, which=flags.which, weights=flags.weights), load_model(flags.wise_ft_from)
+    told = {"tokenizer": flags.tokenizer, "activation": flags.activation}
+    end = load_model(source, which=flags.which, weights=flags.weights, **settings_of(source, **told))
+    start = load_model(flags.wise_ft_from, **settings_of(flags.wise_ft_from, **told))
     for what, model in ((name, end), ("start", start)):
         print(f"{what}: {model.weights_file} of {model.source} (sha256 {model.weights_hash[:16]}…)", flush=True)
     mixed = (end if alpha == 1 else interpolate_models(start, end, alpha) for alpha in flags.alphas)

@@ -17,6 +17,7 @@ from PIL import Image
 from small_models import CAPTIONS, make_model
 
 import plip_jax
+from plip_jax.answers import DamagedImagesWarning
 from plip_jax.api import PLIP, Encoder, Prediction
 from plip_jax.data.image import ImageError, normalize_pixels, preprocess_image
 from plip_jax.export import export
@@ -137,6 +138,28 @@ def test_each_tower_is_traced_once_whatever_the_length(
     assert traces == {"encode_image": 1, "encode_text": 1}
 
 
+def test_a_call_may_choose_its_batch_and_a_size_is_compiled_once(
+    monkeypatch: pytest.MonkeyPatch, images: list[np.ndarray], reference: np.ndarray
+) -> None:
+    traced: list[int] = []
+    original = clip.CLIP.encode_image
+
+    def counted(self: clip.CLIP, params: Any, pixels: jax.Array) -> jax.Array:
+        traced.append(len(pixels))
+        return original(self, params, pixels)
+
+    monkeypatch.setattr(clip.CLIP, "encode_image", counted)
+    model = PLIP(make_model(), batch_size=8, mesh=make_mesh(jax.devices()[:1]))
+    for batch_size in (3, None, 3):
+        # 1e-6: the same float32 program on batches of another size.
+        np.testing.assert_allclose(model.encode_images(images, batch_size=batch_size), reference, atol=1e-6)
+    assert traced == [3, 8]
+    texts = model.encode_text(CAPTIONS, batch_size=3)
+    np.testing.assert_allclose(np.linalg.norm(texts, axis=1), 1, atol=1e-6)
+    with pytest.raises(ValueError, match="batch_size: expected 1 or more, got 0"):
+        model.encode_images(images, batch_size=0)
+
+
 def test_one_device_and_eight_agree_and_the_batch_is_a_multiple_of_the_devices(images: list[np.ndarray]) -> None:
     loaded = make_model()
     one = PLIP(loaded, batch_size=6, mesh=make_mesh(jax.devices()[:1]))
@@ -172,6 +195,46 @@ def test_damaged_images_are_named_by_path_or_place(model: PLIP, images: list[np.
         model.encode_text(["a", None])  # type: ignore[list-item]  # the mistake under test
 
 
+def test_an_encoder_tells_of_damaged_images_and_goes_on(model: PLIP, images: list[np.ndarray], tmp_path: Path) -> None:
+    told: list[tuple[int, str]] = []
+    mixed = [*images[:9], tmp_path / "absent.png", *images[9:], b""]
+    features = model.encoder.encode_images(
+        model.params, mixed, on_damaged=lambda index, error: told.append((index, str(error)))
+    )
+    assert [index for index, _ in told] == [9, 22]
+    assert "absent.png" in told[0][1]
+    # 1e-6: the same images at other places of their batches.
+    np.testing.assert_allclose(np.delete(features, [9, 22], axis=0), model.encode_images(images), atol=1e-6)
+
+
+def test_damaged_images_become_nan_and_one_warning_names_them(
+    model: PLIP, images: list[np.ndarray], tmp_path: Path
+) -> None:
+    absent = [tmp_path / f"absent{i}.png" for i in range(22)]
+    with pytest.warns(DamagedImagesWarning) as caught:
+        features = model.encode_images([images[0], *absent, images[1], b""], damaged="nan")
+    assert np.flatnonzero(np.isnan(features).all(axis=1)).tolist() == [*range(1, 23), 24]
+    # 1e-6: the same images at other places of their batches.
+    np.testing.assert_allclose(features[[0, 23]], model.encode_images(images[:2]), atol=1e-6)
+    assert len(caught) == 1
+    warning = caught[0].message
+    assert isinstance(warning, DamagedImagesWarning)
+    assert (caught[0].filename, list(warning.errors)) == (__file__, [*range(1, 23), 24])
+    text = str(warning)
+    assert all(str(path) in text for path in absent[:20])
+    assert str(absent[20]) not in text
+    assert str(absent[20]) in str(warning.errors[21])
+    assert text.startswith("images that cannot be read: 23; their rows are NaN")
+    assert text.endswith("and 3 more (this warning's `errors` has all)")
+    with pytest.raises(ValueError, match="'raise' or 'nan', got 'skip'"):
+        model.encode_images(images, damaged="skip")  # type: ignore[arg-type]  # the mistake under test
+
+
+def test_whole_images_give_no_warning(model: PLIP, images: list[np.ndarray]) -> None:
+    # Any warning fails a test.
+    np.testing.assert_array_equal(model.encode_images(images, damaged="nan"), model.encode_images(images))
+
+
 def test_a_damaged_image_leaves_no_threads_behind(model: PLIP, images: list[np.ndarray]) -> None:
     with pytest.raises(ImageError):
         model.encode_images([*images, b"no image", *images * 10])
@@ -195,7 +258,8 @@ def test_zero_shot_is_the_softmax_over_the_prompts(model: PLIP, images: list[np.
     predictions = model.zero_shot(images[:2], LABELS, template="A picture of {}!")
     assert isinstance(predictions, list)
     for prediction, row in zip(predictions, expected, strict=True):
-        assert prediction.probabilities == pytest.approx(dict(zip(LABELS, row, strict=True)), abs=1e-9)
+        # 1e-6: the mean of a label's one prompt is normalised again, in float32.
+        assert prediction.probabilities == pytest.approx(dict(zip(LABELS, row, strict=True)), abs=1e-6)
         values = list(prediction.probabilities.values())
         assert values == sorted(values, reverse=True)
         assert sum(values) == pytest.approx(1, abs=1e-12)
@@ -205,6 +269,23 @@ def test_zero_shot_is_the_softmax_over_the_prompts(model: PLIP, images: list[np.
     # 1e-6: the host's product of one row rounds otherwise than that of two.
     assert one.probabilities == pytest.approx(predictions[0].probabilities, abs=1e-6)
     assert model.zero_shot([images[0]], LABELS) == [model.zero_shot(images[0], LABELS)]
+
+
+def test_several_templates_are_the_normalised_mean_of_their_prompts(model: PLIP, images: list[np.ndarray]) -> None:
+    templates = ["An H&E image of {}.", "{} beside debris", "adipose {}"]
+    means = [
+        np.mean([model.encode_text(template.replace("{}", label))[0] for template in templates], axis=0, dtype=float)
+        for label in LABELS
+    ]
+    classes = np.stack([mean / np.linalg.norm(mean) for mean in means])
+    assert np.linalg.norm(means, axis=1).max() < 0.999  # else this test could not see the normalisation
+    logits = np.exp(model.logit_scale) * model.encode_images(images[:3]).astype(float) @ classes.T
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    predictions = model.zero_shot(images[:3], LABELS, template=templates)
+    assert isinstance(predictions, list)
+    for prediction, row in zip(predictions, expected, strict=True):
+        # 1e-5: float32 cosines, times a scale of 14.
+        assert prediction.probabilities == pytest.approx(dict(zip(LABELS, row, strict=True)), abs=1e-5)
 
 
 def test_a_prediction_prints_readably() -> None:
@@ -222,11 +303,18 @@ def test_a_prediction_prints_readably() -> None:
         (["tumor", "tumor"], "{}", "different"),
         (["tumor", "normal"], "an image", "one {}"),
         (["tumor", "normal"], "{} and {}", "one {}"),
+        (["tumor", "normal"], ["{}", "an image"], "one {}"),
+        (["tumor", "normal"], [], "one {}"),
     ],
 )
-def test_zero_shot_refuses_what_has_no_answer(model: PLIP, labels: Any, template: str, message: str) -> None:
+def test_zero_shot_refuses_what_has_no_answer(model: PLIP, labels: Any, template: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         model.zero_shot(np.zeros((8, 8, 3), np.uint8), labels, template=template)
+
+
+def test_zero_shot_takes_names_and_no_numbers(model: PLIP) -> None:
+    with pytest.raises(TypeError, match="labels: expected names for the prompt, got int 1"):
+        model.zero_shot(np.zeros((8, 8, 3), np.uint8), ["0", 1])
 
 
 def test_the_readmes_three_lines(tmp_path: Path, images: list[np.ndarray], capsys: pytest.CaptureFixture[str]) -> None:
@@ -237,6 +325,17 @@ def test_the_readmes_three_lines(tmp_path: Path, images: list[np.ndarray], capsy
     printed = capsys.readouterr().out
     assert all(label in printed for label in LABELS)
     assert model.weights_file == "model.safetensors"
+
+
+def test_what_a_source_lacks_can_be_given(tmp_path: Path) -> None:
+    folder = export(make_model(), tmp_path / "hf")
+    (tmp_path / "bare").mkdir()
+    for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+        (folder / name).rename(tmp_path / "bare" / name)
+    with pytest.warns(UserWarning, match="gelu"):  # the configuration says quick_gelu
+        model = PLIP.from_pretrained(tmp_path / "bare", tokenizer=folder, activation="gelu")
+    assert model.encoder.config.activation == "gelu"
+    np.testing.assert_array_equal(model.encoder.tokenizer(CAPTIONS), make_model().tokenizer(CAPTIONS))
 
 
 def test_encoder_takes_the_parameters_of_a_running_training(images: list[np.ndarray]) -> None:

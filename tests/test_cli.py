@@ -30,7 +30,7 @@ def test_every_verb_is_a_module() -> None:
 
 def test_an_unknown_verb_names_the_known_and_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["trian"]) == 2
-    assert "unknown verb 'trian' (did you mean train?); known: train, evaluate, export" in capsys.readouterr().err
+    assert "unknown verb 'trian' (did you mean train?); known: train, evaluate, embed" in capsys.readouterr().err
     assert command.main(["zzz"]) == 2
     assert "did you mean" not in capsys.readouterr().err
 

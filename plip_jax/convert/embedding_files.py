@@ -110,6 +110,8 @@ def read_embedding_files(path: str | Path) -> EmbeddingFiles:
     if not path.is_dir():
         raise EmbeddingFilesError(f"{path}: expected a folder of embedding files, or one .npz or .h5; nothing is there")
     images = _find(path, "images", "image_ids", texts=False)
+    if images is None and (path / "parts").is_dir() and (path / "manifest.json").is_file():
+        raise EmbeddingFilesError(f"{path} is not finished: run the command that began it again, it goes on")
     if images is None:
         found = ", ".join(sorted(entry.name for entry in path.iterdir())[:12])
         raise EmbeddingFilesError(
@@ -200,7 +202,7 @@ def _read_h5(file: Path) -> tuple[list[str], np.ndarray]:
         with h5py.File(file, "r") as content:
             ids: Any = content["ids"]
             features: Any = content["features"]
-            return [str(name) for name in ids.asstr()[:]], features[:]
+            return [str(name) for name in ids.asstr(errors="surrogateescape")[:]], features[:]
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise EmbeddingFilesError(f"{file}: expected the datasets ids (strings) and features, {error}") from None
 

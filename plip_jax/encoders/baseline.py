@@ -105,6 +105,8 @@ class OpenOptions:
     Attributes:
         which: of a workdir's checkpoints, ``latest``, ``best`` or a step.
         weights: of a workdir, ``auto``, ``raw`` or ``ema``.
+        tokenizer: of a single file of CLIP's weights, a folder or hub id; what is beside it, or CLIP's own, by default.
+        activation: of a single file of CLIP's weights, ``quick_gelu`` or ``gelu``, where it does not say.
         compute_dtype: operands of the matrix products, ``float32`` or ``bfloat16``.
         batch_size: images or texts computed at once.
         mesh: the devices; all of them by default.
@@ -113,6 +115,8 @@ class OpenOptions:
 
     which: Any = "latest"
     weights: Any = "auto"
+    tokenizer: str | None = None
+    activation: Any = None
     compute_dtype: str = "float32"
     batch_size: int = 64
     mesh: Any = None

@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from plip_jax.api import PLIP
-from plip_jax.convert.load import LoadedModel, load_model
+from plip_jax.convert.load import LoadedModel, load_model, settings_of
 from plip_jax.data.image_settings import ImageSettings
 from plip_jax.encoders.baseline import OpenOptions, Tower, hash_key
 from plip_jax.model import clip
@@ -37,6 +38,8 @@ class ClipEncoder:
         )
         self.loaded = dataclasses.replace(model, params={})
         self._plip = PLIP(model, compute_dtype=options.compute_dtype, batch_size=options.batch_size, mesh=options.mesh)
+        # As they were loaded: those of `PLIP` may be rounded to the compute dtype, and no tower learns from such.
+        self._vision = model.params["vision"]
         self._compute_dtype = options.compute_dtype
         self._progress = options.progress
         self.logit_scale: float | None = float(np.exp(self._plip.logit_scale))
@@ -44,7 +47,8 @@ class ClipEncoder:
     @classmethod
     def open(cls, source: str, options: OpenOptions, *, name: str = "") -> "ClipEncoder":
         """Load a model; see `load_model` for the errors."""
-        return cls(load_model(source, which=options.which, weights=options.weights), options, name=name)
+        told = settings_of(source, tokenizer=options.tokenizer, activation=options.activation)
+        return cls(load_model(source, which=options.which, weights=options.weights, **told), options, name=name)
 
     def encode_images(self, images: Iterable[bytes], /, *, names: Sequence[str]) -> np.ndarray:
         """See `baseline.BaselineEncoder.encode_images`."""
@@ -64,7 +68,7 @@ class ClipEncoder:
         preprocessing = self.loaded.preprocessing
         model = clip.build(self.loaded.config, compute_dtype=self._compute_dtype)
         return Tower(
-            params={"vision": self._plip.params["vision"]},
+            params={"vision": jax.device_put(self._vision)},
             feature_dim=self.loaded.config.embed_dim,
             settings=ImageSettings(preprocessing.image_size, preprocessing.mean, preprocessing.std),
             function=lambda params, pixels: model.encode_image(params, pixels),

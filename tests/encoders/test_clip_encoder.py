@@ -12,7 +12,7 @@ from PIL import Image
 from small_models import CAPTIONS, make_model
 
 from plip_jax.api import PLIP
-from plip_jax.convert.load import SourceError
+from plip_jax.convert.load import SourceError, load_model
 from plip_jax.data.image import ImageError, normalize_pixels
 from plip_jax.encoders.table import open_encoder, split_source
 from plip_jax.export import export
@@ -67,6 +67,13 @@ def test_the_key_changes_with_whatever_changes_the_features(folder, tmp_path):
     (changed / "preprocessor_config.json").unlink()
     (changed / "preprocessor_config.json").write_text(json.dumps({**settings, "image_mean": [0.5, 0.5, 0.5]}))
     assert open_encoder(changed).key != key
+
+
+def test_a_tower_starts_from_the_weights_as_they_were_loaded(folder):
+    tower = open_encoder(folder, compute_dtype="bfloat16").tower
+    assert tower is not None
+    vision = load_model(folder).params["vision"]
+    jax.tree.map(np.testing.assert_array_equal, tower().params["vision"], vision)
 
 
 def test_the_tower_gives_the_encoders_features_and_can_be_trained(folder):
