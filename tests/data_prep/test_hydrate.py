@@ -307,6 +307,14 @@ def program(*arguments):
     return [sys.executable, "-m", "data_prep.hydrate", *flags, *map(str, arguments)]
 
 
+# What a shell runs in the background ignores SIGINT, and so do its children.
+HEARS_SIGINT = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+
+
 def test_killed_and_resumed_it_fetches_each_image_and_nothing_twice_that_was_done(tmp_path):
     with ImageServer() as server:
         urls = [server.add(f"/{n}", Response(jpeg(n), delay_seconds=0.01)) for n in range(120)]
@@ -315,7 +323,9 @@ def test_killed_and_resumed_it_fetches_each_image_and_nothing_twice_that_was_don
         path = tmp_path / "work" / "hydration.sqlite"
         settled = {}  # path -> how often it had been asked for when it was found done
         for how, code, at_least in ((signal.SIGKILL, -9, 5), (signal.SIGINT, 130, 35)):
-            running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            running = subprocess.Popen(
+                [sys.executable, "-c", HEARS_SIGINT, *command[2:]], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            )
             while not path.exists():
                 assert running.poll() is None
                 time.sleep(0.01)
