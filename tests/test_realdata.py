@@ -16,7 +16,7 @@ from plip_jax.evaluation.prompts_file import load_prompts
 ROOT = Path(__file__).parents[1]
 STEPS = 60  # about 40 s on two cores: enough to be far above chance
 
-pytestmark = pytest.mark.realdata
+pytestmark = [pytest.mark.realdata, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
