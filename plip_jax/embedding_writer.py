@@ -165,7 +165,7 @@ def write_chunk(store: Store, kind: str, number: int, chunk: Chunk) -> None:
     arrays |= {} if chunk.sizes is None else {"sizes": np.asarray(chunk.sizes, np.int64)}
     content = io.BytesIO()
     np.savez(content, **arrays)  # pyright: ignore[reportArgumentType] # it takes a name for allow_pickle
-    replace(store.part(kind, number), content.getbuffer(), store.folder)
+    replace(store.part(kind, number), content.getvalue(), store.folder)
 
 
 def chunks_to_write(
