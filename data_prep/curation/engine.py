@@ -84,7 +84,7 @@ def _dask(settings: EngineSettings) -> Iterator[tuple[Any, list[str]]]:
         from apache_beam.runners.dask.dask_runner import DaskRunner
         from dask.distributed import LocalCluster
     except ImportError as error:
-        raise EngineError('runner "dask" needs the extra: pip install "plip-jax[dask]"') from error
+        raise EngineError('runner "dask" needs the extra: pip install "apache-beam[dask]"') from error
     shares = [f"--dask_npartitions={settings.partitions}"]
     if any(option.startswith(("--dask_client_address", "--dask_scheduler_file")) for option in settings.options):
         yield DaskRunner(), shares

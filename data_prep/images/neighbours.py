@@ -163,7 +163,7 @@ def _search_faiss(queries: np.ndarray, rows: np.ndarray, count: int, floor: np.n
     try:
         import faiss
     except ModuleNotFoundError as error:
-        raise NeighbourError("backend 'faiss' is not installed: pip install 'plip-jax[faiss]'") from error
+        raise NeighbourError("backend 'faiss' is not installed: pip install faiss-cpu") from error
     if not len(rows):
         return
     index = faiss.IndexFlatIP(rows.shape[1])

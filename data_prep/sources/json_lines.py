@@ -221,7 +221,7 @@ class _ZstdStream(io.RawIOBase):
         try:
             import zstandard
         except ImportError as error:
-            raise DocumentsError(f"{path} is packed with zstd: pip install 'plip-jax[data]'") from error
+            raise DocumentsError(f"{path} is packed with zstd: pip install zstandard") from error
         self._file = path.open("rb")
         self._decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
         self._frame: Any = None

@@ -112,7 +112,7 @@ def _read_spreadsheet(path: Path, needs: Needs) -> Iterator[tuple[str, Row] | Dr
     try:
         import openpyxl  # few tables are spreadsheets
     except ImportError as error:
-        raise TableError(f'{path}: reading .xlsx needs openpyxl: pip install "plip-jax[data]"') from error
+        raise TableError(f"{path}: reading .xlsx needs openpyxl: pip install openpyxl") from error
     try:
         workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
         with contextlib.closing(workbook):

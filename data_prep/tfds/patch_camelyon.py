@@ -165,7 +165,7 @@ def open_hdf5(source: Path | io.BytesIO) -> Any:
     try:
         import h5py  # only this set needs it
     except ImportError as error:
-        raise SetError(f'reading HDF5 needs h5py; install it with: pip install "plip_jax[data]" ({error})') from error
+        raise SetError(f"reading HDF5 needs h5py; install it with: pip install h5py ({error})") from error
     try:
         return h5py.File(source, "r")
     except OSError as error:

@@ -26,9 +26,7 @@ def read_spreadsheet(path: Path, columns: Sequence[str]) -> list[dict[str, str]]
     try:
         import openpyxl  # only two sets come with spreadsheets
     except ImportError as error:
-        raise SetError(
-            f'{path}: reading .xlsx needs openpyxl; install it with: pip install "plip_jax[data]"'
-        ) from error
+        raise SetError(f"{path}: reading .xlsx needs openpyxl; install it with: pip install openpyxl") from error
     try:
         workbook = openpyxl.load_workbook(path, read_only=True, data_only=True)
     except (zipfile.BadZipFile, KeyError, ValueError) as error:

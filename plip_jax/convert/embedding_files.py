@@ -197,7 +197,7 @@ def _read_h5(file: Path) -> tuple[list[str], np.ndarray]:
     try:
         import h5py  # an extra
     except ImportError as error:
-        raise EmbeddingFilesError(f'{file}: reading .h5 needs h5py: pip install "plip_jax[data]"') from error
+        raise EmbeddingFilesError(f"{file}: reading .h5 needs h5py: pip install h5py") from error
     try:
         with h5py.File(file, "r") as content:
             ids: Any = content["ids"]

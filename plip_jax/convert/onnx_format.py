@@ -62,7 +62,7 @@ def write_onnx(folder: Path, model: LoadedModel, dtype: str) -> None:
         HFConfigError: the configuration beside the graphs cannot say how the model pools.
     """
     if importlib.util.find_spec("onnx") is None:
-        raise ExportError("writing ONNX needs the package onnx, which is not installed: pip install 'plip-jax[onnx]'")
+        raise ExportError("writing ONNX needs the package onnx, which is not installed: pip install onnx onnxruntime")
     warn_of_loss_params(model.params, "An ONNX graph")
     params, config = stored_params(model, dtype), model.config
     write_small_files(folder, model)

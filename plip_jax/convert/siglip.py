@@ -27,7 +27,7 @@ SIGLIP_WEIGHTS = (("model.safetensors", "model.safetensors.index.json", "model-*
 
 # What SiglipImageProcessor takes for absent fields; 3 is bicubic.
 _IMAGE_DEFAULTS = {"size": 224, "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-_INSTALL = 'pip install "plip_jax[torch]"'
+_INSTALL = "pip install torch sentencepiece"
 
 
 class Siglip:

@@ -68,8 +68,7 @@ def write_stablehlo(folder: Path, model: LoadedModel, dtype: str) -> None:
     """
     if importlib.util.find_spec("flatbuffers") is None:
         raise ExportError(
-            "writing StableHLO needs the package flatbuffers, with which jax.export writes: "
-            "pip install 'plip-jax[stablehlo]'"
+            "writing StableHLO needs the package flatbuffers, with which jax.export writes: pip install flatbuffers"
         )
     params, network, config = stored_params(model, dtype), clip.build(model.config), model.config
     write_small_files(folder, model)

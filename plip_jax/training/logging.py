@@ -105,7 +105,7 @@ def _import_extra(module: str, extra: str) -> Any:
         return __import__(module)
     except ImportError as error:
         raise ImportError(
-            f'logging to {extra} needs {module}: pip install "plip-jax[{extra}]", or --config.logging.{extra}=False'
+            f"logging to {extra} needs {module}: pip install {module}, or --config.logging.{extra}=False"
         ) from error
 
 

@@ -120,7 +120,7 @@ def test_settings_inside_processor_config_are_read(folder, tmp_path):
 
 def test_without_torch_the_extra_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it raises ImportError
-    with pytest.raises(SourceError, match=r'pip install "plip_jax\[torch\]"'):
+    with pytest.raises(SourceError, match=r"pip install torch sentencepiece"):
         open_encoder(f"siglip:{folder}")
 
 
