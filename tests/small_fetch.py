@@ -24,3 +24,9 @@ def reason(url: str, **changes) -> str:
     fetched = fetch.fetch(url, dataclasses.replace(LOOPBACK, **changes))
     assert not (fetched.reason and fetched.data)
     return fetched.reason
+
+
+def numbered_jpeg(number: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), (number % 256, number // 256, 90)).save(file, "JPEG")
+    return file.getvalue() + number.to_bytes(4, "big")  # no two are equal
