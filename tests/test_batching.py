@@ -4,12 +4,14 @@ import io
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from plip_jax.batching import Batch, Batcher
 from plip_jax.data.image import ImageError
+from plip_jax.sharding import make_mesh
 
 SIDE = 4
 
@@ -47,3 +49,17 @@ def test_a_damaged_image_is_an_error_without_on_damaged() -> None:
 def test_what_is_no_image_stays_a_type_error() -> None:
     with pytest.raises(TypeError, match=r"number 1 of the images.*got int"):
         _batches([_png(1), 3], on_damaged=lambda index, error: None)
+
+
+@pytest.mark.parametrize(("rows", "devices", "seen"), [(64, 1, 16), (48, 1, 16), (16, 1, 16), (40, 1, 40), (64, 8, 64)])
+def test_a_cpu_takes_a_batch_in_parts_and_in_order(rows: int, devices: int, seen: int) -> None:
+    sizes: list[int] = []
+
+    def function(part: jax.Array) -> jax.Array:
+        sizes.append(len(part))
+        return part.sum(axis=(1, 2)) + 1
+
+    batch = np.arange(rows * 6, dtype=np.float32).reshape(rows, 1, 2, 3)
+    found = Batcher(rows, make_mesh(jax.devices()[:devices])).in_parts(function, jax.numpy.asarray(batch))
+    np.testing.assert_array_equal(found, batch.sum(axis=(1, 2)) + 1)
+    assert set(sizes) == {seen}
