@@ -160,13 +160,7 @@ def measure(
     }
     if len(strengths) > 1 and is_warm_measured:
         contenders["sklearn_warm"] = lambda: fit_sklearn(given, label_ids, strengths, stops, warm=True)
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    probes: dict[str, list[LogisticProbe]] = {}
-    for _ in range(rounds):
-        for name, fit in contenders.items():
-            began = time.perf_counter()
-            probes[name] = fit()
-            seconds[name].append(time.perf_counter() - began)
+    seconds, probes = time_in_turns(contenders, rounds)
     losses = {name: [objective(probe, features, label_ids) for probe in found] for name, found in probes.items()}
     optima = np.min([optima, *losses.values()], axis=0)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
@@ -186,6 +180,20 @@ def measure(
         "optima": list(map(float, optima)),
         "training_accuracy": [float((probe.predict(features) == label_ids).mean()) for probe in probes["ours"]],
     }
+
+
+def time_in_turns(
+    contenders: dict[str, Callable[[], list[LogisticProbe]]], rounds: int
+) -> tuple[dict[str, list[float]], dict[str, list[LogisticProbe]]]:
+    """Seconds of each contender's every round, and what it found in the last."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    probes: dict[str, list[LogisticProbe]] = {}
+    for _ in range(rounds):
+        for name, fit in contenders.items():
+            began = time.perf_counter()
+            probes[name] = fit()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds, probes
 
 
 def loosest_stop(
