@@ -17,9 +17,9 @@ from data_prep.curation.engine import EngineSettings
 from data_prep.curation.rows import write_atomically
 from data_prep.curation.threads import ROLES, ThreadSettings
 from data_prep.curation.verdicts import VerdictSettings
+from data_prep.fetching.hydration_settings import HydrationSettings
 from data_prep.grouping.duplicates import DuplicateSettings
 from data_prep.grouping.split import SplitSettings
-from data_prep.hydrate import HydrationSettings
 from data_prep.images.clean_image import ImageSettings
 from data_prep.images.gates import GateSettings
 from data_prep.reports.datasheet import DatasheetSettings

@@ -22,9 +22,9 @@ from data_prep.curation.rows import encode_row, partition_of, read_part
 from data_prep.curation.threads import pair_thread
 from data_prep.curation.verdicts import Verdicts, VerdictSettings, awaits_person, judge, read_verdicts
 from data_prep.fetching.adopt import adopt
+from data_prep.fetching.hydration_settings import HydrationSettings
 from data_prep.fetching.hydration_state import PERMANENT, HydrationState, Outcome
 from data_prep.fetching.store import Store
-from data_prep.hydrate import HydrationSettings
 from data_prep.images.clean_image import CleanImage, ImageFault, ImageSettings, clean_image
 from data_prep.images.embeddings import ImageEncoder, embed, plip_encoder
 from data_prep.images.gates import GateSettings, apply_gates, held_by, load_gates, scores_of
