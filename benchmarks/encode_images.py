@@ -157,7 +157,7 @@ def write_model(preset: str, folder: str) -> None:
 
 def prepare(images: str, size: tuple[int, int], folder: Path) -> dict[str, Any]:
     """Find or make the images and write the list of their paths; returns what they are."""
-    from data_prep.simulate import num_cores
+    from data_prep.workers import num_cores
 
     if images.isdigit():
         (folder / "images").mkdir()

@@ -141,7 +141,8 @@ def prepare(folder: Path, images: Path | None, size: tuple[int, int], count: int
     """Write the images as files, tar shards, records and caches of records; returns what they are."""
     from data_prep.resize import Smaller, resize_records
     from data_prep.shards import RecordsWriter, upright_rgb
-    from data_prep.simulate import compose, describe, num_cores
+    from data_prep.simulate import compose, describe
+    from data_prep.workers import num_cores
     from plip_jax.data.image import decode_image
     from plip_jax.data.records import Record
     from plip_jax.data.tokenizer import train_tokenizer
@@ -223,7 +224,7 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    from data_prep.simulate import num_cores
+    from data_prep.workers import num_cores
 
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.input_pipeline", description="Images a second and core."

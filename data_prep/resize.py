@@ -15,7 +15,6 @@ import concurrent.futures
 import dataclasses
 import io
 import json
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +26,7 @@ from tqdm import tqdm
 
 from data_prep.build import REPORT_NAME as BUILD_REPORT_NAME
 from data_prep.shards import RecordsWriter
-from data_prep.simulate import num_cores
+from data_prep.workers import make_pool, num_cores
 from plip_jax.data.image import ImageError, decode_image, resized_size
 from plip_jax.data.records import Record, RecordError, open_records, read_manifest, records_root
 
@@ -166,10 +165,8 @@ def map_ahead(function: Callable[[Task], Result], tasks: Iterable[Task], workers
     if workers == 1:
         yield from map(function, tasks)
         return
-    # spawn: the caller may have threads running, which a fork would break.
-    context = multiprocessing.get_context("spawn")
     waiting: collections.deque[concurrent.futures.Future[Result]] = collections.deque()
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with make_pool(workers) as pool:
         try:
             for task in tasks:
                 waiting.append(pool.submit(function, task))

@@ -10,12 +10,9 @@ what was seen. A tile is a pure function of (seed, split, index, size). Pictures
 """
 
 import argparse
-import concurrent.futures
 import dataclasses
 import functools
 import io
-import multiprocessing
-import os
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -24,10 +21,10 @@ from PIL import Image
 
 from data_prep.canvas import make_stain, stain
 from data_prep.tissue import CENTRAL, LAYOUTS, TISSUES, draw_tile
+from data_prep.workers import make_pool, num_cores
 
 SPLITS = ("train", "test")
 
-# label -> what captions and prompts call it. The order is that of the classes.
 CLASSES: dict[str, tuple[str, ...]] = {
     "adipose": ("adipose tissue", "fat tissue"),
     "lymphocytes": ("lymphoid tissue", "lymphocytes"),
@@ -39,6 +36,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "adenocarcinoma": ("adenocarcinoma", "malignant epithelium"),
     "vessel": ("a blood vessel", "vascular tissue"),
 }
+"""label -> what captions and prompts call it. The order is that of the classes."""
 
 _VARIANT_WORDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("adipose", "small"): ("with small fat cells", "made of small adipocytes"),
@@ -278,9 +276,7 @@ def _encode_all(seed: int, split: str, count: int, size: int, workers: int) -> I
     if workers == 1 or count < 200:
         yield from map(encode, range(count))
         return
-    # spawn: the caller may have jax's threads running, which a fork would break.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with make_pool(workers) as pool:
         yield from pool.map(encode, range(count), chunksize=50)
 
 
@@ -290,11 +286,6 @@ def _slide_rng(seed: int, split: str, slide: int) -> np.random.Generator:
 
 def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def num_cores() -> int:
-    """Cores this process may use, which a container or taskset may have cut."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":
