@@ -8,6 +8,11 @@ input or settings changed: a run that was killed goes on with the same command. 
 was fetched and stays private; OUT is the dataset.
 """
 
+if __name__ == "__main__":  # before the imports that would fail
+    from data_prep.extras import CURATION, need_data
+
+    need_data("data_prep.curate", *CURATION)
+
 import argparse
 import contextlib
 import dataclasses

@@ -11,6 +11,11 @@ Re-LAION-5B research-safe): LAION-5B as first released led to illegal images. Ne
 ``--max-unsafe``, or is not known, are counted and never written.
 """
 
+if __name__ == "__main__":  # before the imports that would fail
+    from data_prep.extras import need_data
+
+    need_data("data_prep.expand", "pyarrow")
+
 import argparse
 import io
 import json

@@ -9,6 +9,11 @@ any moment loses the last quarter of a second: what is recorded as done is not a
 recorded does not depend on the order of the URLs or the number of threads.
 """
 
+if __name__ == "__main__":  # before the imports that would fail
+    from data_prep.extras import need_data
+
+    need_data("data_prep.hydrate", "pyarrow", "urllib3")
+
 import argparse
 import contextlib
 import dataclasses

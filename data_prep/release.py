@@ -9,6 +9,11 @@ say of a person goes with them, except where that is plain to see (`/@name`, `/~
 Hashtags are those of the list the set was collected by.
 """
 
+if __name__ == "__main__":  # before the imports that would fail
+    from data_prep.extras import CURATION, need_data
+
+    need_data("data_prep.release", *CURATION)
+
 import argparse
 import csv
 import dataclasses
@@ -28,6 +33,7 @@ from data_prep.takedown import is_pending
 from plip_jax.data.records import RecordError, read_manifest, records_root
 
 COLUMNS = ("source", "hashtag", "weblink", "id", "media ID", "split", "group")
+"""Of `release.csv`, as OpenPath's release calls them, and two of ours: `split` and `group`."""
 RELEASE_NAME = "release.csv"
 
 SOURCE_NAMES = {"twitter": "Twitter", "twitter_reply": "Twitter reply", "laion": "PathLAION"}

@@ -13,6 +13,11 @@ a text that other posts repeat, a file of yours. The second command looks for te
 every file and every decoded form of it.
 """
 
+if __name__ == "__main__":  # before the imports that would fail
+    from data_prep.extras import CURATION, need_data
+
+    need_data("data_prep.takedown", *CURATION)
+
 import argparse
 import collections
 import dataclasses
@@ -97,7 +102,7 @@ def take_down(
         hooks: See `Hooks`.
 
     Returns:
-        What was found, in the clear: for `byte_scan`, not for any file.
+        What was found, in the clear; it is for `byte_scan`, not for any file.
 
     Raises:
         TombstoneError: The tombstones are damaged.
