@@ -17,7 +17,7 @@ from plip_jax.data.split_manifest import Part, SplitScheme
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _HOMEPAGE = "https://warwick.ac.uk/fac/cross_fac/tia/data/arch"
 _CITATION = "Gamper and Rajpoot, Multiple Instance Captioning, CVPR 2021, arXiv:2103.05121"
-_LICENCE = "CC BY-NC-SA 4.0"
+_LICENCE = "CC BY-NC-SA 4.0, for research only"
 
 
 class _Arch(EvaluationSet, skip_registration=True):

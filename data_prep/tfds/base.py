@@ -71,7 +71,9 @@ class Item:
         label: one of the classes; "" for none.
         label_set: every class that a multi-label set sees in it.
         captions: of a retrieval set.
-        patient_id, slide_id, group_id: what makes items alike; "" where it is not known.
+        patient_id: its patient; "" where it is not known.
+        slide_id: its slide, likewise.
+        group_id: any other thing that makes items alike, likewise.
         texts: values of `About.texts`.
     """
 

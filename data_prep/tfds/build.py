@@ -52,6 +52,7 @@ SETS: dict[str, type[EvaluationSet]] = {
     "skin_cancer": SkinCancer,
     "wsss4luad": Wsss4luad,
 }
+"""``--set`` -> builder. Another one is a file with an `EvaluationSet`, and a line here."""
 
 
 def build(

@@ -41,7 +41,7 @@ class DigestPath(EvaluationSet, skip_registration=True):
     about = About(
         title="DigestPath 2019, colonoscopy tissue: crops at five scales, benign or malignant",
         homepage="https://digestpath2019.grand-challenge.org",
-        licence="for research, after registration; the terms are on the challenge's site",
+        licence="database use agreement, to be signed: digestpath2019.grand-challenge.org/Download",
         citation="Da et al., Medical Image Analysis 80: 102485, 2022, doi:10.1016/j.media.2022.102485",
         layout="tissue-train-neg/*.jpg and tissue-train-pos-v1/NAME.jpg with NAME_mask.jpg, from "
         "Colonoscopy_tissue_segment_dataset",

@@ -106,7 +106,7 @@ class _Lc25000(EvaluationSet, skip_registration=True):
 
 
 _HOMEPAGE = "https://github.com/tampapath/lung_colon_image_set"
-_LICENCE = "freely available to AI researchers, as the paper says; no licence is named (mirrors say CC BY-SA 4.0)"
+_LICENCE = "freely available to AI researchers, as the paper says; no licence is named (copies name several)"
 _CITATION = "Borkowski et al., Lung and Colon Cancer Histopathological Image Dataset (LC25000), arXiv:1912.12142, 2019"
 _LAYOUT = (
     "lung_colon_image_set/{0}_image_sets/{1}, NAME.jpeg; and, for splits by cluster, annotations/ of "

@@ -38,7 +38,7 @@ class PanNuke(EvaluationSet, skip_registration=True):
     about = About(
         title="PanNuke: H&E patches of 19 tissues, benign or malignant by their nuclei",
         homepage="https://warwick.ac.uk/fac/cross_fac/tia/data/pannuke",
-        licence="CC BY-NC-SA 4.0 (not verified: read what comes with the archives)",
+        licence="CC BY-NC-SA 4.0, for research only (as copies state it of the publisher's page)",
         citation="Gamper et al., PanNuke Dataset Extension, Insights and Baselines, arXiv:2003.10778, 2020",
         layout="the unpacked fold_1.zip, fold_2.zip and fold_3.zip: 'Fold 1/images/fold1/images.npy' and types.npy, "
         "'Fold 1/masks/fold1/masks.npy', and so on (blanks, underscores and nested folders as they come)",

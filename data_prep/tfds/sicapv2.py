@@ -45,7 +45,7 @@ class Sicapv2(EvaluationSet, skip_registration=True):
     about = About(
         title="SICAPv2: H&E patches of prostate biopsies with Gleason grades",
         homepage="https://data.mendeley.com/datasets/9xxm58dvs3/2",
-        licence="CC BY 4.0",
+        licence="CC BY 4.0 (as others note it of Mendeley Data)",
         citation="Silva-Rodriguez et al., Computer Methods and Programs in Biomedicine 195: 105637, 2020, "
         "doi:10.1016/j.cmpb.2020.105637",
         layout="SICAPv2/ with images/, partition/ and wsi_labels.xlsx, unpacked from SICAPv2.zip",
