@@ -28,7 +28,7 @@ def _data() -> ConfigDict:
         {
             "sources": ConfigDict(
                 {
-                    # [ipath] 40,609 of the pairs; the others are the folder's split ``test``.
+                    # [ipath] 40,609 of the pairs; the others are the split ``retrieval``.
                     "ipath": ConfigDict({"path": "", "weight": None, "split": "train"}),
                     # A further folder to mix in, such as OpenPath; without a path it is left out.
                     "more": ConfigDict({"path": "", "weight": None, "split": "train"}),
@@ -105,7 +105,10 @@ def _eval() -> ConfigDict:
             # Sets by name, as in configs/eval_plip.py. A set without data is left out.
             "tasks": ConfigDict(
                 {
-                    "heldout": ConfigDict({"type": "retrieval", "data": "", "split": "test", "relevance": "caption"}),
+                    # configs/data/ipath.py names its hold-out so.
+                    "heldout": ConfigDict(
+                        {"type": "retrieval", "data": "", "split": "retrieval", "relevance": "caption"}
+                    ),
                     "kather": ConfigDict(
                         {
                             "type": "zero_shot",

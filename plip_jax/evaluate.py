@@ -19,6 +19,7 @@ from plip_jax import __version__
 from plip_jax.config_file import parse_config_args
 from plip_jax.convert.load import add_model_flags, interpolate_models, load_model, parse_alpha, settings_of
 from plip_jax.data.examples import MissingFolderError, open_examples
+from plip_jax.data.records import MissingRecordsSplitError
 from plip_jax.data.split_manifest import MissingSplitError
 from plip_jax.encoders.baseline import OpenOptions
 from plip_jax.evaluation import audit, comparison, prompts_lock, report_files, suite, wise_ft
@@ -131,7 +132,7 @@ def _run(flags: argparse.Namespace, config: EvaluateConfig) -> None:
     planned, data, missing = suite.open_available(
         planned,
         open_examples,
-        no_split=(MissingSplitError, MissingFolderError),
+        no_split=(MissingSplitError, MissingFolderError, MissingRecordsSplitError),
         not_in_set=(MissingSplitError,),
         allow_absent=config.allow_absent,
     )

@@ -19,9 +19,11 @@ from small_evaluation import (
 )
 from small_models import NO_TORCH, make_model, make_tokenizer
 
+from data_prep.shards import RecordsWriter
 from plip_jax import evaluate as program
 from plip_jax.config_file import load_config
 from plip_jax.data.image import Preprocessing, decode_image, normalize_pixels, preprocess_image
+from plip_jax.data.records import Record
 from plip_jax.evaluation.embeddings import EvaluationError
 from plip_jax.evaluation.prompts_file import load_prompts
 from plip_jax.evaluation.report_files import FORMAT_VERSION
@@ -193,6 +195,33 @@ def test_what_does_not_fit_is_said_before_a_model_is_loaded(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_without_a_training_split_is_evaluated_without_its_probe(class_folders, tmp_path, capsys):
+    records = tmp_path / "records"
+    with RecordsWriter(records) as writer:
+        for name in ("TUM", "ADI", "STR"):
+            writer.write(Record(name, draw(0), ("a tile",), label=name), "test")
+    for data in (class_folders, records):
+        argv = [
+            "--checkpoint",
+            str(tmp_path / "no model"),
+            "--config",
+            "configs/eval_demo.py",
+            "--tasks=tissue,tissue_probe",
+        ]
+        argv += ["--out", str(tmp_path / data.name), f"--config.tasks.tissue.data={data}"]
+        argv += ["--config.tasks.tissue.prompts=kather", "--config.tasks.tissue.missing_classes=allow"]
+        assert program.main(argv) == 1
+        said = capsys.readouterr().err
+        assert (
+            "tissue_probe learns from a split that is not there; leave it out with --tasks (the others are tissue)"
+            in said
+        )
+        assert program.main([*argv, "--config.allow_absent=true"]) == 1
+        said = capsys.readouterr()
+        assert "tissue_probe: absent (" in said.out
+        assert "no model" in said.err
+
+
 def test_a_wrong_field_exits_with_2_and_names_the_nearest(config_path, capsys):
     with pytest.raises(SystemExit) as exit_info:
         program.main(["--checkpoint", "c", "--out", "o", "--config", config_path, "--config.tasks.kater.data=x"])
@@ -244,9 +273,15 @@ def test_weights_that_a_source_does_not_have_are_said(config_path, class_folders
 
 def test_the_shipped_configs_are_valid():
     planned, absent = program.plan(program._read_config(load_config("configs/eval_demo.py")))
-    assert [item.config.__class__.__name__ for item in planned] == ["RetrievalConfig", "ZeroShotConfig"]
+    kinds = [item.config.__class__.__name__ for item in planned]
+    assert kinds == ["RetrievalConfig", "ZeroShotConfig", "LinearProbeConfig"]
     assert absent == {}
-    for name in ("eval_plip", "eval_ip_clip", "eval_field"):
+    moved = load_config("configs/eval_demo.py", ["tasks.tissue.data=elsewhere"])
+    assert moved.tasks.tissue_probe.data == "elsewhere"
+    assert moved.tasks.captions.data == "demo_out/records"
+    moved = load_config("configs/eval_demo.py", ["tasks.tissue_probe.data=elsewhere"])
+    assert moved.tasks.tissue.data == "demo_out/records"
+    for name in ("eval_plip", "eval_ip_clip", "eval_field", "eval_own"):
         config = program._read_config(load_config(f"configs/{name}.py"))
         everything = dataclasses.replace(config, sets={key: {**of, "data": "x"} for key, of in config.sets.items()})
         planned, absent = program.plan(everything)

@@ -39,6 +39,7 @@ def road(realdata, tmp_path_factory) -> Path:
                            "--config.eval.tasks.tissue.data=", f"--config.eval.tasks.captions.data={folder}/atlas",
                            f"--config.train.steps={STEPS}", "--config.train.eval_interval_steps=0"]) == 0  # fmt: skip
         assert evaluate.main([f"--checkpoint={folder}/run", "--config=configs/eval_demo.py", f"--out={folder}/eval",
+                              "--tasks=captions,tissue",  # the colon set has no split to train a probe on
                               f"--config.tasks.captions.data={folder}/atlas", "--config.tasks.tissue.split=test",
                               f"--config.tasks.tissue.data={realdata}/colon_regions3",
                               "--config.tasks.tissue.prompts=kather",

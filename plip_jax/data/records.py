@@ -1,7 +1,7 @@
 """The on-disk record: field names, types, version. The contract between `data_prep` and everything that reads.
 
 A records folder holds ArrayRecord shards of `tf.train.Example` (`group_size:1`, so that any record is one seek away),
-TFDS metadata and a manifest::
+TFDS metadata and a manifest:
 
     atlas/
       atlas-train.array_record-00000-of-00002 ...   the shards
@@ -45,6 +45,10 @@ _SPLIT_NAME = re.compile(r"[A-Za-z0-9_]+")
 
 class RecordError(ValueError):
     """A record, a shard or a records folder is not what the format says; the message names which and why."""
+
+
+class MissingRecordsSplitError(RecordError):
+    """A records folder does not hold the split that is asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +119,14 @@ def decode_record(data: bytes, *, where: str) -> Record:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One ArrayRecord file of a split, as the manifest lists it."""
+    """One ArrayRecord file of a split, as the manifest lists it.
+
+    Attributes:
+        file: Its name in the folder.
+        num_examples: Records in it.
+        num_bytes: Its size.
+        sha256: Hash of its bytes, hexadecimal.
+    """
 
     file: str
     num_examples: int
@@ -125,7 +136,13 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What `records.json` says: the name of the dataset and the shards of each split, in order."""
+    """What `records.json` says.
+
+    Attributes:
+        name: Of the dataset, as TFDS knows it.
+        splits: Name -> its shards, in order.
+        format_version: See `FORMAT_VERSION`.
+    """
 
     name: str
     splits: Mapping[str, tuple[Shard, ...]]
@@ -293,13 +310,14 @@ def open_records(path: str | Path, split: str = "train") -> RecordFolder:
     Sizes and the group size of every shard are checked here; contents by `python -m data_prep.verify`.
 
     Raises:
-        RecordError: Not a records folder, no such split, another version, or a shard that is missing, cut short or
-            not `group_size:1`. The message says what was found and what to do.
+        MissingRecordsSplitError: No such split; what there is is listed.
+        RecordError: Not a records folder, another version, or a shard that is missing, cut short or not
+            `group_size:1`. The message says what was found and what to do.
     """
     folder = records_root(path)
     manifest = read_manifest(folder)
     if split not in manifest.splits:
-        raise RecordError(f"{folder} has no split {split!r}; it has {sorted(manifest.splits)}")
+        raise MissingRecordsSplitError(f"{folder} has no split {split!r}; it has {sorted(manifest.splits)}")
     shards = manifest.splits[split]
     if not sum(shard.num_examples for shard in shards):
         raise RecordError(f"{folder} split {split!r} is empty")

@@ -13,8 +13,8 @@ from plip_jax.evaluation.examples import EncodeImages, EncodeImagesOfModels, Exa
 from plip_jax.evaluation.task import TEST, EncodeText, Inputs, Model, Task, TaskResult
 from plip_jax.evaluation.tasks import make_task
 
-# Folder and split -> records.
 OpenExamples = Callable[[str, str | None], Sequence[RecordLike]]
+"""Folder and split -> records."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +141,10 @@ def open_available(
 
     Returns:
         The tasks that can be run, their examples by source, and for each other task why it is absent.
+
+    Raises:
+        EvaluationError: a task that cannot be run on its examples, or that may not be passed over and has no split to
+            learn from. An error of ``no_split`` is raised as it is where the split is the one to be scored.
     """
     opened: dict[tuple[str, str], Examples] = {}
     kept: list[PlannedTask] = []
@@ -158,8 +162,14 @@ def open_available(
             cause = error.__cause__
             assert cause is not None
             # A folder without the split that is to be scored is a mistake; a built set knows what it holds.
-            if not allow_absent or (error.is_scored and not isinstance(cause, not_in_set)):
+            if error.is_scored and not (allow_absent and isinstance(cause, not_in_set)):
                 raise cause from None
+            if not allow_absent:
+                others = ",".join(one.name for one in planned if one.name != item.name)
+                leave_out = f"leave it out with --tasks (the others are {others})" if others else "choose another task"
+                raise EvaluationError(
+                    f"task {item.name} learns from a split that is not there; {leave_out}: {cause}"
+                ) from cause
             absent[item.name] = str(cause)
             continue
         try:
@@ -200,6 +210,9 @@ def run_tasks(
 
     Returns:
         By task; what `lacks` names, and what failed, is not there.
+
+    Raises:
+        EvaluationError: a task failed and ``on_error`` is None; the message names task and model.
     """
     results = {}
     for item in planned:

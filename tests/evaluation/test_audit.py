@@ -166,7 +166,9 @@ def test_a_part_that_a_set_does_not_hold_makes_its_task_absent_or_is_done_withou
     assert set(suite.data_of(kept[0], opened)) == {"test"}
     with pytest.raises(NoFolderError):  # a folder without what is to be scored is a mistake
         suite.open_available(planned("folder"), open_examples, **errors, allow_absent=True)
-    with pytest.raises(NoFolderError):
+    with pytest.raises(
+        EvaluationError, match=r"task on y learns from.*--tasks \(the others are on x,on gone\): no folder"
+    ):
         suite.open_available(tasks, open_examples, **errors)
     with pytest.raises(NoSplitError):
         suite.open_data(tasks, open_examples)
