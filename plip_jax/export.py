@@ -5,13 +5,17 @@ is in `plip_jax.convert`, the check in `plip_jax.convert.parity`, the model card
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
+import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from plip_jax import __version__, model_card
 from plip_jax.convert import hub_upload
@@ -42,6 +46,8 @@ EXPORTERS: dict[str, ExportFormat] = {
     "onnx": ONNX,
     "stablehlo": STABLEHLO,
 }
+"""``--format`` -> format. Another one is a file with an `ExportFormat`, and a line here."""
+_PACKAGE = Path(__file__).parent
 # The entries of a folder: name, identity, size and time of change; None for no folder.
 _Entries = tuple[tuple[str, int, int, int], ...] | None
 
@@ -211,6 +217,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     push.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload the export once it is whole at --out")
     push.add_argument("--private", action="store_true", help="to a private repository")
     flags = parser.parse_args(argv)
+    # A shell leaves the ~ of --out=~/x, and what is printed is pasted into Python, where ~ is no home folder either.
+    for name in ("checkpoint", "tokenizer", "wise_ft_from", "out", "evaluation"):
+        value = getattr(flags, name)
+        if value is not None:
+            setattr(flags, name, type(value)(os.path.expanduser(value)))
     if (flags.wise_ft_from is None) != (flags.alpha is None):
         parser.error("--wise-ft-from START and --alpha go together")
     if flags.private and flags.push_to_hub is None:
@@ -227,13 +238,30 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return flags
 
 
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print our warnings as the program's other messages: without the file and line of this code."""
+    usual = warnings.formatwarning
+
+    def format_warning(message: Warning | str, category: type[Warning], filename: str, *place: Any) -> str:
+        if category is UserWarning and Path(filename).is_relative_to(_PACKAGE):
+            return f"plip-jax export: {message}\n"
+        return usual(message, category, filename, *place)  # of another library: where it comes from is news
+
+    warnings.formatwarning = format_warning
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
+
+
 def _export(flags: argparse.Namespace) -> tuple[LoadedModel, Path]:
     # All that can be said without the model, before minutes of loading.
     _chosen(flags.format, flags.dtype)
     if flags.push_to_hub is not None:
         hub_upload.read_token(flags.push_to_hub)
     places = [flags.checkpoint, *([flags.wise_ft_from] if flags.wise_ft_from is not None else [])]
-    _check_target(flags.out.expanduser().absolute(), flags.overwrite, places)
+    _check_target(flags.out.absolute(), flags.overwrite, places)
     facts = CardFacts(
         evaluation=None if flags.evaluation is None else model_card.read_evaluation(flags.evaluation),
         license=flags.license,
@@ -255,17 +283,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; the exit status."""
     flags = _parse(argv)
     try:
-        model, folder = _export(flags)
+        with _warnings_as_lines():
+            model, folder = _export(flags)
     except (ValueError, OSError) as error:
         print(f"plip-jax export: {error}", file=sys.stderr)
         return 1
     mixed = f", {flags.alpha:g} of the way from {flags.wise_ft_from}" if model.mixed_from else ""
     print(f"read {model.weights_file} of {model.source}{mixed} (sha256 {model.weights_hash[:16]}…)")
     for path in sorted(folder.iterdir()):
-        print(f"wrote {path} ({path.stat().st_size:,} bytes)")
+        print(f"wrote {flags.out / path.name} ({path.stat().st_size:,} bytes)")
     parity = read_parity(folder)
     print(model_card.parity_line(parity), file=sys.stdout if parity["checked"] else sys.stderr)
-    print(f"load it with {EXPORTERS[flags.format].how_to_load.format(folder=folder)}")
+    print(f"load it with {EXPORTERS[flags.format].how_to_load.format(folder=flags.out)}")
     if flags.push_to_hub is None:
         return 0
     try:

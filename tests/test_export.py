@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import types
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,6 +44,45 @@ def test_the_command_writes_the_same_model(source: Path, tmp_path: Path, capsys:
     printed = capsys.readouterr().out
     assert str(out / "model.safetensors") in printed
     assert load_model(source).weights_hash[:16] in printed
+
+
+def test_the_command_names_places_as_it_was_told_them(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And prints our warnings as it prints everything else, without the place of this code; others keep theirs."""
+    lines = []
+
+    def write(folder: Path, model: LoadedModel, dtype: str) -> None:
+        # As the interpreter formats them; pytest takes warnings before that.
+        for file in (export_program.__file__, "/site-packages/onnx/export.py"):
+            lines.append(warnings.formatwarning("too small", UserWarning, file, 93))
+        HF.write(folder, model, dtype)
+
+    monkeypatch.setitem(export_program.EXPORTERS, "hf", dataclasses.replace(_UNCHECKED, write=write))
+    monkeypatch.chdir(tmp_path)
+    assert main(["--checkpoint", str(source), "--out", "here/hf"]) == 0
+    printed = capsys.readouterr().out
+    assert "wrote here/hf/model.safetensors (" in printed
+    assert 'from_pretrained("here/hf")' in printed
+    assert str(tmp_path / "here") not in printed
+    ours, other = lines
+    assert ours == "plip-jax export: too small\n"
+    assert other.startswith("/site-packages/onnx/export.py:93: UserWarning: too small\n")
+    after = warnings.formatwarning("after", UserWarning, export_program.__file__, 93)
+    assert "export.py:93: UserWarning" in after
+
+
+def test_a_tilde_that_the_shell_left_is_the_home_folder(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in --out=~/x. What is printed loads in Python, which knows no ~."""
+    monkeypatch.setitem(export_program.EXPORTERS, "hf", _UNCHECKED)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").symlink_to(source)
+    assert main(["--checkpoint=~/model", "--out=~/hf"]) == 0
+    printed = capsys.readouterr().out
+    assert f'from_pretrained("{tmp_path}/hf")' in printed
+    assert "~" not in printed
 
 
 def test_an_existing_folder_is_refused_unless_it_is_an_earlier_export(source: Path, tmp_path: Path) -> None:
@@ -257,26 +297,6 @@ def test_an_interrupt_between_the_renames_loses_nothing(tmp_path: Path, monkeypa
     assert _names(tmp_path) == ["out"]
 
 
-def test_settings_for_a_file_to_start_from_do_not_reach_a_workdir(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: dict[str, dict[str, Any]] = {}
-
-    def load(source: str, **settings: Any) -> LoadedModel:
-        asked[Path(source).name] = settings
-        return dataclasses.replace(make_model(), source=source)
-
-    monkeypatch.setattr(export_program, "load_model", load)
-    monkeypatch.setitem(export_program.EXPORTERS, "hf", _UNCHECKED)
-    workdir, file = tmp_path / "workdir", tmp_path / "start.safetensors"
-    (workdir / "checkpoints").mkdir(parents=True)
-    file.touch()
-    arguments = ["--activation", "gelu", "--wise-ft-from", str(file), "--alpha", "1", "--out", str(tmp_path / "out")]
-    assert main(["--checkpoint", str(workdir), *arguments]) == 0
-    assert asked["start.safetensors"]["activation"] == "gelu"
-    assert "activation" not in asked["workdir"]
-
-
 def test_a_pushed_folder_names_its_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unchecked = dataclasses.replace(OPEN_CLIP, consumer_features=lambda folder, inputs: None)
     monkeypatch.setitem(export_program.EXPORTERS, "open_clip", unchecked)
@@ -350,17 +370,3 @@ def test_an_export_is_pushed(
     assert "expected a token of the hub in HF_TOKEN, got none" in said
     assert len(pushed) == 1
     assert load_model(out).weights_hash == load_model(source).weights_hash
-
-
-def test_wrong_flags_of_a_push_are_usage_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, message in (
-        (["--private"], "--private needs --push-to-hub OWNER/NAME"),
-        (["--push-to-hub", "plip"], "--push-to-hub: expected OWNER/NAME, got 'plip'"),
-        (["--base-model", "/home/alice/clip"], "--base-model: expected OWNER/NAME, got '/home/alice/clip'"),
-        (["--license", "MIT"], "--license: expected one of the hub's ids, got 'MIT'; near it: mit"),
-    ):
-        with pytest.raises(SystemExit):
-            main(["--checkpoint", "x/y", "--out", str(tmp_path / "out"), *arguments])
-        assert message in capsys.readouterr().err
-    assert main(["--checkpoint", "x/y", "--dtype", "int8", "--out", str(tmp_path / "out")]) == 1
-    assert "format hf has no dtype 'int8'; it has: float32, float16, bfloat16" in capsys.readouterr().err
