@@ -21,7 +21,8 @@ from plip_jax.evaluation.report_appendix import Evaluation, comparisons, inputs,
 
 _SWEEP = "In-domain score against general score, a point an alpha"
 
-# Sections in order: task types, the heading, and the metrics worth a column where a report has them.
+# Sections in order: task types, the heading, and the metrics worth a column where a report has them; of a type that is
+# not here, every metric is shown behind them.
 _CLASSIFICATION = ("weighted_f1", "macro_f1", "balanced_accuracy", "mcc", "accuracy")
 SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("zero_shot", "Zero-shot", (*_CLASSIFICATION, "quadratic_kappa", "auroc", "auprc", "ece")),
@@ -51,7 +52,10 @@ def make_document(
         blocks.append(Paragraph(evaluation["config"]["note"]))
     blocks.append(Paragraph(_how_to_read(evaluation)))
     blocks += picture(pictures, "scores.png", alt="Every task's first score of every model, with its interval")
-    for task_type, heading, columns in SECTIONS:
+    known = {task_type for task_type, _, _ in SECTIONS}
+    others = dict.fromkeys(task["type"] for task in evaluation["tasks"].values() if task["type"] not in known)
+    sections = [*SECTIONS, *((kind, kind.replace("_", " ").capitalize(), ()) for kind in others)]
+    for task_type, heading, columns in sections:
         tasks = {name: task for name, task in evaluation["tasks"].items() if task["type"] == task_type}
         if tasks:
             blocks += [Heading(2, heading), *_section(evaluation, tasks, columns, pictures)]

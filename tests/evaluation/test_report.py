@@ -103,6 +103,14 @@ def test_the_document_says_what_was_found(evaluation):
     assert "Huang et al." in text
 
 
+def test_a_task_of_another_type_is_shown_with_all_its_metrics(evaluation):
+    found = {"type": "pair_cosine", "num_examples": 5, "metrics": {"mean_cosine": 0.25}, "hashes": {"split": "d" * 64}}
+    evaluation["tasks"]["pairs"] = task("pair_cosine", {"one": found}, "mean_cosine")
+    text = to_markdown(make_document(evaluation, {}))
+    assert "## Pair cosine\n\n### pairs\n" in text
+    assert "| mean cosine | 0.250 |" in text
+
+
 def test_flagged_examples_are_counted_and_scores_given_without_them(evaluation):
     flagged = {"either": 3, "hash": 1, "embedding": 2}
     evaluation["leakage"] = {"method": "By hash.", "sets": {"/data/kather test": {"num_test": 8, "flagged": flagged}}}
