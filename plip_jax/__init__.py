@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from plip_jax.answers import DamagedImagesWarning, Hit, Prediction
     from plip_jax.api import PLIP
+    from plip_jax.data.examples import open_examples
     from plip_jax.data.image import ImageError
     from plip_jax.embedding_store import open_embeddings
 
 __version__ = "0.1.0"
-__all__ = ["PLIP", "DamagedImagesWarning", "Hit", "ImageError", "Prediction", "__version__", "open_embeddings"]
+__all__ = [
+    "PLIP",
+    "DamagedImagesWarning",
+    "Hit",
+    "ImageError",
+    "Prediction",
+    "__version__",
+    "open_embeddings",
+    "open_examples",
+]
 
 # Public name -> the module that has it.
 _HOMES = {
@@ -23,6 +33,7 @@ _HOMES = {
     "Prediction": "plip_jax.answers",
     "ImageError": "plip_jax.data.image",
     "open_embeddings": "plip_jax.embedding_store",
+    "open_examples": "plip_jax.data.examples",
 }
 
 

@@ -349,3 +349,9 @@ def test_encoder_takes_the_parameters_of_a_running_training(images: list[np.ndar
 def test_importing_the_package_imports_no_jax() -> None:
     code = "import sys, plip_jax; assert not {'jax', 'flax', 'numpy', 'torch'} & set(sys.modules), sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))
+
+
+def test_every_public_name_is_there():
+    assert [name for name in plip_jax.__all__ if not hasattr(plip_jax, name)] == []
+    assert set(plip_jax.__all__) == {*plip_jax._HOMES, "__version__"}
+    assert plip_jax.open_examples.__module__ == "plip_jax.data.examples"
