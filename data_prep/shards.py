@@ -131,7 +131,12 @@ class RecordsWriter:
             shutil.rmtree(self._partial, ignore_errors=True)
 
     def write(self, record: Record, split: str = "train") -> None:
-        """Append a record to a split."""
+        """Append a record to a split.
+
+        Raises:
+            DuplicateIdError: Its id was written before.
+            ValueError: No image, no caption, a blank one, or a name that no split may have.
+        """
         check_record(record)
         check_split_name(split)
         if not self._seen.add(record.id):

@@ -28,11 +28,11 @@ from plip_jax.model.presets import Activation, CLIPConfig
 
 Params = dict[str, Any]
 
-# What to do with an image that cannot be read: raise its ImageError, or make its row NaN and warn.
 Damaged = Literal["raise", "nan"]
+"""What to do with an image that cannot be read: raise its ImageError, or make its row NaN and warn."""
 
-# PLIP's general prompt (Huang et al. 2023, PanNuke's without the word tissue).
 DEFAULT_TEMPLATE = "An H&E image of {}."
+"""PLIP's general prompt (Huang et al. 2023, PanNuke's without the word tissue)."""
 
 
 class Encoder:
@@ -105,15 +105,8 @@ class Encoder:
             ImageError: an image cannot be read; the message names it.
             TypeError: something that is no image.
         """
-        return self.encode_images_of(
-            [params],
-            images,
-            names=names,
-            normalize=normalize,
-            progress=progress,
-            batch_size=batch_size,
-            on_damaged=on_damaged,
-        )[0]
+        encode = functools.partial(self.encode_images_of, names=names, normalize=normalize, progress=progress)
+        return encode([params], images, batch_size=batch_size, on_damaged=on_damaged)[0]
 
     def encode_images_of(
         self,
@@ -169,7 +162,17 @@ class Encoder:
 class PLIP:
     """A pathology vision-language model: images and texts in one space.
 
-    Example:
+    Made by `from_pretrained`, which explains the arguments, or of a `LoadedModel`.
+
+    Attributes:
+        encoder: the two towers, with the ``config``, ``tokenizer``, ``preprocessing`` and ``mesh`` they work by.
+        params: the parameters as the encoder takes them, on the devices; nothing can be trained or exported from them.
+        source: what was asked for.
+        weights_file: the file, or the checkpoint step, that the parameters were read from.
+        weights_hash: SHA-256 (hex) of the parameters in float32.
+        logit_scale: the raw parameter, in log space.
+
+    Examples:
         >>> model = PLIP.from_pretrained("vinid/plip")
         >>> print(model.zero_shot("tile.png", ["tumor", "normal colon mucosa"]))
         >>> model.retrieve("mitotic figures", ["tile.png", "other_tile.png"], k=1)
@@ -178,19 +181,12 @@ class PLIP:
     def __init__(
         self, model: LoadedModel, *, compute_dtype: str = "float32", batch_size: int = 32, mesh: Mesh | None = None
     ):
-        self.encoder = Encoder(
-            model.config,
-            model.tokenizer,
-            model.preprocessing,
-            compute_dtype=compute_dtype,
-            batch_size=batch_size,
-            mesh=mesh,
-        )
+        parts = (model.config, model.tokenizer, model.preprocessing)
+        self.encoder = Encoder(*parts, compute_dtype=compute_dtype, batch_size=batch_size, mesh=mesh)
         self.params = self.encoder.put_params(model.params)
         self.source = model.source
         self.weights_file = model.weights_file
         self.weights_hash = model.weights_hash
-        # The raw parameter, in log space.
         self.logit_scale = float(np.asarray(model.params["logit_scale"]))
 
     @classmethod
@@ -289,6 +285,10 @@ class PLIP:
             batch_size: texts computed at once, in place of the model's; each size is compiled once.
             normalize: make every row of length one; otherwise the tower's own lengths.
             progress: show a bar.
+
+        Raises:
+            TypeError: something that is no string.
+            ValueError: a batch_size below 1.
         """
         return self.encoder.encode_text(
             self.params, texts, normalize=normalize, progress=progress, batch_size=batch_size
@@ -385,6 +385,7 @@ class PLIP:
             For one query a list of at most k `Hit`; for a list of queries a list of them.
 
         Raises:
+            ImageError: an image cannot be read; the message names it.
             TypeError: queries that mix texts and images.
             ValueError: k below 1, features of another size than the model's, or embeddings of another model.
         """

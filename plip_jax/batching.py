@@ -22,11 +22,11 @@ from plip_jax.data.allocator import keep_freed_memory
 from plip_jax.data.image import ImageError, decode_image, upright_rgb
 from plip_jax.sharding import make_mesh, place_among_processes, put_batch, replicated
 
-# A path, the bytes of an image file, a PIL image, or uint8 [height, width, 3] in RGB.
 ImageInput = str | Path | bytes | Image.Image | np.ndarray
+"""A path, the bytes of an image file, a PIL image, or uint8 [height, width, 3] in RGB."""
 Item = TypeVar("Item")
-# Rows that count, and this process's share of the batch, padded.
 Batch = tuple[int, np.ndarray]
+"""Rows that count, and this process's share of the batch, padded."""
 _Future = concurrent.futures.Future[np.ndarray]
 # The place of an image in the list, and its pixels to come.
 _Row = tuple[int, _Future]
@@ -186,7 +186,7 @@ def image_list(images: Any) -> Iterable[Any]:
 
 
 def normalized(features: np.ndarray) -> np.ndarray:
-    """Every row of length one; a row of zeros, which has no direction, stays."""
+    """Every row of [..., D] made of length one; a row of zeros, which has no direction, stays."""
     norms = np.linalg.norm(features, axis=-1, keepdims=True)
     return features / np.maximum(norms, np.finfo(np.float32).tiny)
 

@@ -21,7 +21,6 @@ import plip_jax
 from plip_jax.doctoring.child import findings_of
 from plip_jax.doctoring.finding import Asked, Finding, without_private
 
-# Probe, a module of `plip_jax.doctoring` -> what to do where it does not answer in time; in the order of the page.
 PROBES: dict[str, str] = {
     "packages": "the folder that Python's packages are in does not answer: is it on a network disk?",
     "optional": "try again with a longer --timeout; the first import from a cold disk can take minutes",
@@ -31,6 +30,7 @@ PROBES: dict[str, str] = {
     "data": "the data's disk does not answer: is a network disk gone?",
     "checkpoint": "the disk or the hub does not answer; for a hub id that is being fetched, a longer --timeout",
 }
+"""Probe, a module of `plip_jax.doctoring` -> what to do where it does not answer in time; in the order of the page."""
 # Left out where the flag of the same name is not given.
 _ON_REQUEST = ("data", "checkpoint")
 _COLOURS = {"ok": "32", "note": "36", "warning": "33", "problem": "31"}

@@ -1,6 +1,6 @@
 """Embeddings on disk: the layout of a folder, the check that features and a model belong together, and reading.
 
-The layout, which ``--checkpoint NAME=files:FOLDER`` of the evaluation reads as it is::
+The layout, which ``--checkpoint NAME=files:FOLDER`` of the evaluation reads as it is:
 
     manifest.json    which model, images and settings; "finished" is null until all is there
     parts/           while it is written: images-00000012.npz, a chunk with its names, whole or not there
@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 
 FORMAT_VERSION = 1
+"""Of ``manifest.json``; no other is read."""
 DTYPES = ("float32", "float16")
-# What is embedded -> its array, and the stem of its list of names.
 KINDS = {"images": ("images.npy", "image_ids"), "texts": ("texts.npy", "texts")}
+"""What is embedded -> its array, and the stem of its list of names."""
 _AGAIN = "copy the folder again, or embed the images again"
 
 

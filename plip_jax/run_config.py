@@ -89,7 +89,11 @@ class TrainConfig:
             raise TrainingError(f"train.ema_decay: expected a share below 1, got {self.ema_decay}")
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Length of the schedule."""
+        """Length of the schedule.
+
+        Raises:
+            TrainingError: it has no steps.
+        """
         total = self.steps or math.ceil(self.epochs * steps_per_epoch)
         if total < 1:
             raise TrainingError("train: expected steps or epochs above 0")
@@ -150,6 +154,10 @@ class RunConfig:
             image_size: side of the images, pixels.
             tokenizer: texts to ids.
             local_devices: devices of this process; captions are packed for each of them, and each micro-batch.
+
+        Raises:
+            TrainingError: a field of ``config.data`` that is unknown or missing.
+            ValueError: a value out of range, or records that cannot be read.
         """
         settings = {**self.data, "num_workers": _workers(self.data["num_workers"])}
         try:

@@ -154,6 +154,7 @@ PARAMS_SHARDINGS: dict[str, Callable[[str, tuple[int, ...], int], PartitionSpec]
     "replicated": _whole,
     "fsdp": _fully_sharded,
 }
+"""``train.params_sharding`` -> where an array lives, by its path, its shape and the number of devices."""
 
 
 class AgreedFlag:

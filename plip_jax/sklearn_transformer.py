@@ -1,6 +1,6 @@
 """Images or texts to PLIP's features as steps of a scikit-learn pipeline.
 
-Example:
+Examples:
     >>> probe = make_pipeline(PLIPImageTransformer("vinid/plip"), LogisticRegression(max_iter=1000))
     >>> probe.fit(paths, labels).predict(other_paths)
 

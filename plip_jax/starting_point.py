@@ -51,7 +51,12 @@ def resumed_point(resumed: Description, checkpoints: Checkpoints) -> StartingPoi
 
 
 def starting_point(config: RunConfig) -> StartingPoint:
-    """The network of a new run: loaded, or of a preset's sizes with a tokenizer given or learned."""
+    """The network of a new run: loaded, or of a preset's sizes with a tokenizer given or learned.
+
+    Raises:
+        TrainingError: a tokenizer that does not fit the network.
+        ValueError: an unknown preset, or weights or a tokenizer that cannot be read.
+    """
     if config.model.init_from:
         loaded = load_model(config.model.init_from)
         tokenizer = loaded.tokenizer

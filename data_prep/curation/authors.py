@@ -13,7 +13,8 @@ from pathlib import Path
 
 from data_prep.curation.rows import write_atomically
 
-KEY_BYTES = 32  # the least for HMAC-SHA256: the length of its output (RFC 2104, section 3)
+KEY_BYTES = 32
+"""The least for HMAC-SHA256: the length of its output (RFC 2104, section 3)."""
 KEY_CHECK_NAME = "author_key_check"
 _HASH_HEX_DIGITS = 32  # 128 bits: among a billion authors, two share a hash with probability 1.5e-21
 _PLACE_HEX_DIGITS = 16  # 64 bits: among a million places, two share a hash with probability 3e-8

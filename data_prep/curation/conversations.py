@@ -106,7 +106,7 @@ def newest_versions(posts: Sequence[Post]) -> tuple[dict[str, Post], list[Decisi
         posts: Of a conversation.
 
     Returns:
-        Every id that a post has or had, with the post that counts; and a decision for each post that does not:
+        Every id that a post has or had, with the post that counts; and a decision for each post that does not,
         "deleted" (with "deletion_notice" for the notices), "superseded" by a later version, or "repeated".
     """
     edited = sorted((post for post in posts if post.first_version), key=_order)

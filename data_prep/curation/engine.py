@@ -100,6 +100,7 @@ RUNNERS: dict[str, Callable[[EngineSettings], contextlib.AbstractContextManager[
     "local": _local,
     "dask": _dask,
 }
+"""``engine.runner`` in the recipe -> what gives a Beam runner and its options, and ends it."""
 
 
 class Engine:

@@ -11,6 +11,7 @@ STAGES = ("source", "thread", "text", "hydrate", "image", "gate", "verdict", "du
 """In the order of the pipeline. A pair that passes all of them is kept."""
 
 KEPT = "kept"
+"""In place of a stage, of what is kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Pair:
         text_notes: What cleaning found (counts of what was masked, the language), flat and JSON-able.
         digest: sha256 of the image's bytes as fetched, hexadecimal; empty until the stage `hydrate`.
         clean_digest: sha256 of the stored, stripped image; empty until the stage `image`.
-        width, height: Of the stripped image, pixels.
+        width: Of the stripped image, pixels.
+        height: Likewise.
         phash: 64-bit perceptual hash, 16 hexadecimal digits.
         scores: Of the gates, by name.
         duplicate_group: The least id of the pairs whose images are copies of each other; empty until `duplicate`.
@@ -94,7 +96,9 @@ class Decision:
         reason: One of a few words, e.g. "repost", "too_short"; empty where it is kept.
         detail: What was found, for a person. Never the text of a post, nor a name.
         pair: The pair as far as it came; None for a post.
-        post_id, author, permalink: Of a post that gave no pair (a pair has its own).
+        post_id: Of a post that gave no pair (a pair has its own).
+        author: Likewise.
+        permalink: Likewise.
         where: Place in the source, for the work folder only; empty where nothing may point to it.
     """
 

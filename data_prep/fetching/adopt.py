@@ -21,7 +21,7 @@ def adopt(paths: Iterable[str | os.PathLike[str]], store: Store, settings: Fetch
     """Put local files into the store.
 
     Yields:
-        For each path its digest, or "missing_file" (also: no plain file, or it cannot be read), "too_large" or
+        For each path its digest, or "missing_file" (also where it is no plain file, or cannot be read), "too_large" or
         "not_an_image".
     """
     for path in paths:

@@ -103,7 +103,7 @@ def duplicate_groups(hashes: np.ndarray, radius: int) -> np.ndarray:
         radius: Bits.
 
     Returns:
-        int64 [N]: the least row of each row's group.
+        int64 [N], the least row of each row's group.
     """
     distinct, first, which = np.unique(hashes, return_index=True, return_inverse=True)
     pairs = close_pairs_within(distinct, radius)
@@ -135,7 +135,9 @@ class _Columns:
     Attributes:
         ids: Of the pairs.
         ranks: What the kept one is chosen by; the least stays.
-        images, digests, clean_digests: Hashes of the image's name, of its bytes and of its stripped bytes, uint64 [N].
+        images: Hashes of the image's name, uint64 [N].
+        digests: Of its bytes, likewise.
+        clean_digests: Of its stripped bytes, likewise.
         hashes: uint64 [N].
         hashable: Whether the hash says something, bool [N].
     """

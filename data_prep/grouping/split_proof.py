@@ -59,9 +59,9 @@ def prove_disjoint(
         hash_is_phash: Whether copies were found by the hash in `Pair.phash`; by another, close hashes may be shared.
 
     Returns:
-        ``pairs`` by split; ``shared``, by what is counted: ``values`` (distinct ones), ``shared`` (those in two splits;
-        of perceptual hashes those with one in another split within the radius) and ``must_be_0``; and ``holds``,
-        whether all are 0 that must be.
+        ``pairs`` by split; ``shared``, which for each kind of value has ``values`` (distinct ones), ``shared`` (those
+        in two splits; of perceptual hashes those with one in another split within the radius) and ``must_be_0``; and
+        ``holds``, whether all are 0 that must be.
 
     Raises:
         ValueError: More than 63 splits.

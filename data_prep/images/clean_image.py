@@ -76,7 +76,8 @@ class CleanImage:
     Attributes:
         data: Upright RGB JPEG or PNG, which `shards.upright_rgb` returns unchanged.
         sha256: Of `data`, hexadecimal.
-        width, height: Pixels.
+        width: Pixels.
+        height: Pixels.
         phash: Of the stored pixels, `plip_jax.data.perceptual_hash`; 16 hexadecimal digits.
         is_flat: Whether the hash is noise; then nothing may be concluded from it.
         made_by: "stripped" (the pixels are the file's, bit by bit), "png" (encoded again without loss) or "jpeg".

@@ -85,7 +85,7 @@ def save_embeddings(cache: Path, encoder: ImageEncoder, embeddings: Mapping[str,
 
 
 def load_embeddings(cache: Path, fingerprint: str) -> dict[str, np.ndarray]:
-    """Read the embeddings of one model by digest; nothing where there are none, or they are another model's."""
+    """Read the embeddings of one model by digest, float32 [D] each; none where they are another model's."""
     stored, known = _read(cache)
     return known if stored.get("fingerprint") == fingerprint else {}
 

@@ -19,9 +19,11 @@ from data_prep.curation.rows import write_atomically
 
 FORMAT = "plip_jax gate 1"
 ROLES = ("require", "hold")
-# Scores are rounded to so many digits before they are compared or kept: the last bits of a machine's arithmetic decide
-# nothing, and the score that is written down is the one that decided.
 SCORE_DIGITS = 6
+"""Scores are rounded to so many digits before they are compared or kept.
+
+The last bits of a machine's arithmetic decide nothing, and the score that is written down is the one that decided.
+"""
 
 
 class GateError(ValueError):
@@ -33,9 +35,13 @@ class Counts:
     """What a gate did on images whose truth is known.
 
     Attributes:
-        true_positives, false_positives, true_negatives, false_negatives: Images; positive is at or above the threshold.
+        true_positives: Images; positive is at or above the threshold.
+        false_positives: Likewise.
+        true_negatives: Likewise.
+        false_negatives: Likewise.
         confidence: Of the bounds, one-sided, 0-1.
-        precision_bound, recall_bound: Lower Clopper-Pearson bounds.
+        precision_bound: Lower Clopper-Pearson bound.
+        recall_bound: Likewise.
     """
 
     true_positives: int

@@ -53,7 +53,8 @@ class Request:
         kind: "post" ("SOURCE:ID", with an empty source for any), "author" (keyed hash), "url", "image" (sha256) or
             "phash".
         value: Of that kind.
-        time, request: As given.
+        time: As given.
+        request: As given.
         line: Of a request of our own, from 1; 0 for an event, which comes whether the post is ours or not.
     """
 

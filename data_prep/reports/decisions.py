@@ -22,6 +22,7 @@ from data_prep.reports.sorted_lines import RUN_LINES, keyed_line, sorted_lines, 
 
 DECISIONS_NAME = "decisions.parquet"
 FORMAT_VERSION = 1
+"""Of `decisions.parquet`, in its metadata: changes when a reader of the older layout would misread the newer one."""
 _ROWS_PER_GROUP = 50_000
 _VERSIONS = b"plip_jax.versions"
 

@@ -4,7 +4,7 @@ It is counted twice. The decisions alone say how many came into each stage: all 
 how many rows they read and wrote. Both must tell the same, source by source, or nothing is reported (`FunnelError`).
 
 Two units are counted. A post ends at the stage `source` or `thread`, or gives pairs; a pair begins at `thread`.
-`funnel.json` holds::
+`funnel.json` holds:
 
     {"format_version": 1,
      "units": {"post": {"twitter": [STEP, ...]}, "pair": {"twitter": [STEP, ...], "twitter_reply": [...]}},
@@ -26,6 +26,7 @@ from data_prep.seen_ids import SeenIds
 
 FUNNEL_NAME = "funnel.json"
 FORMAT_VERSION = 1
+"""Of `funnel.json`: changes when a reader of the older layout would misread the newer one."""
 UNITS = {"post": ("source", "thread"), "pair": STAGES[STAGES.index("thread") :]}
 """The stages that a unit passes. Behind the last of them posts have become pairs, and pairs are kept."""
 

@@ -18,7 +18,9 @@ from data_prep.sources.post import Drop, Media, Post
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 SIDECAR_SUFFIXES = (".txt", ".caption", ".json")  # the first that is there
 CAPTIONS = ("sidecar", "file_name", "sidecar_or_file_name")
+"""Where captions come from; see `FolderSettings`."""
 LABELS = ("none", "folder")
+"""Where labels come from; see `FolderSettings`."""
 
 _MAX_SIDECAR_BYTES = 2**20  # ours; what is longer is no caption
 

@@ -3,7 +3,9 @@
 import dataclasses
 
 KINDS = ("original", "reply", "quote", "repost", "deletion", "departure")
+"""Of posts; see `Post`."""
 MEDIA_KINDS = ("photo", "video", "animation")
+"""Of media; see `Media`."""
 UNSAFE_REASONS = ("unsafe_score", "no_safety_score")
 """Reasons of drops that are counted and nothing more: their places would lead to what they were dropped for."""
 

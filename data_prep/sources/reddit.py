@@ -27,6 +27,7 @@ from data_prep.sources.json_lines import read_documents
 from data_prep.sources.post import Drop, Media, Post
 
 CAPTIONS = ("title", "title_and_text")
+"""What a caption is made of; see `RedditSettings`."""
 GONE = ("[deleted]", "[removed]", "[deleted by user]")
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")

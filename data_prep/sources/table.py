@@ -29,6 +29,7 @@ from data_prep.sources import (
 from data_prep.sources.post import Drop, Post
 
 Reader = Callable[..., Iterator[Post | Drop]]
+"""What reads a source: yields its posts, and a `Drop` for what is none."""
 
 _PACKINGS = ("", ".gz", ".xz", ".zst", ".bz2")
 JSON_FILES = tuple(f"*.{name}{packing}" for name in ("json", "jsonl", "ndjson") for packing in _PACKINGS)
@@ -87,6 +88,7 @@ SOURCES: dict[str, Source] = {
     "folder": Source(image_folder.read_posts, image_folder.FolderSettings, "", ()),
     "ipath": Source(ipath.read_posts, ipath.IpathSettings, "", (*TABLE_FILES, "*.xlsx", "*.parquet", *JSON_FILES)),
 }
+"""``kind`` in the recipe of a curation -> source. Another one is a file and a line here."""
 
 
 def find_source(kind: str) -> Source:

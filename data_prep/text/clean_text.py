@@ -178,6 +178,7 @@ STEPS: tuple[tuple[str, Callable[[str, _Work], str]], ...] = (
     ("mask", _mask),
     ("tidy", lambda text, work: tidy(text)),
 )
+"""Name and function of each step, in the order in which they are taken; repeated until the text stays as it is."""
 _MAX_PASSES = 8  # two are the rule
 
 _QUESTION = re.compile("[?？؟⁇⁈⁉‽¿]")  # noqa: RUF001 # the signs of other scripts are meant

@@ -40,8 +40,10 @@ COMMUNITY_TAGS = frozenset(
 MEETING_TAGS = frozenset(("asc", "ascp", "asdp", "cap", "ecp", "esp", "pathsoc", "uscap"))
 
 TOPIC_TAGS = OPENPATH_TAGS | COMMUNITY_TAGS
+"""Labels of the community, in lower case and without the sign: OpenPath's 32 tags, and others of ours."""
 
 MODES = ("trailing", "unhash", "strip")
+"""See `resolve_hashtags`."""
 
 _TAG = re.compile(r"#(?=\d{0,50}[^\W\d])(\w+)")  # a letter makes it a tag: "case #3" has none
 _STUCK_TAGS = re.compile(r"(?:#\w+){2,}")

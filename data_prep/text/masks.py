@@ -329,6 +329,7 @@ RULES: tuple[Rule, ...] = (
 
 _DIGITS = re.compile(r"\d[\d\s/().:-]*")
 KINDS = ("date", "age", "name", "number", "email")
+"""What is masked; see `mask_identifiers`."""
 
 
 def mask_identifiers(text: str, *, with_token: bool = True) -> tuple[str, dict[str, int]]:

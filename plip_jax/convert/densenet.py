@@ -35,7 +35,12 @@ _NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "variance": 
 
 @dataclasses.dataclass(frozen=True)
 class DenseNetModel:
-    """What a file holds."""
+    """What a file holds.
+
+    Attributes:
+        config: the network.
+        params: nested dict of float32 numpy arrays.
+    """
 
     config: DenseNetConfig
     params: Params

@@ -1,6 +1,6 @@
 """Embeddings that another program wrote, read from files: any model can be compared, whatever it runs in.
 
-The layout of a folder (all but the images is optional)::
+The layout of a folder (all but the images is optional):
 
     images.npy   float [N, D]        image_ids.txt | .json | .csv    the examples' ids, a row each
     texts.npy    float [T, D]        texts.txt | .json | .csv        the texts themselves, a row each

@@ -15,9 +15,11 @@ from plip_jax.convert.load import LoadedModel
 from plip_jax.data.image import Preprocessing
 
 Params = dict[str, Any]
-# A written folder, texts and RGB images -> the consumer's ids and pixel values [images, side, side, 3]; None where it
-# is not installed.
 ReadInputs = Callable[[Path, Sequence[str], Sequence[Image.Image]], tuple[np.ndarray, np.ndarray] | None]
+"""A written folder, texts and RGB images -> the consumer's ids and pixel values [images, side, side, 3].
+
+None where the consumer is not installed.
+"""
 
 
 class ExportError(ValueError):

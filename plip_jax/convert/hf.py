@@ -66,7 +66,15 @@ _BUFFER_SUFFIX = ".position_ids"
 
 @dataclasses.dataclass(frozen=True)
 class ReadModel:
-    """What a folder, or a file and what lies beside it, holds; ``weights_file`` is where the parameters came from."""
+    """What a folder, or a file and what lies beside it, holds.
+
+    Attributes:
+        config: the network.
+        params: nested dict of float32 numpy arrays.
+        tokenizer: for its captions.
+        preprocessing: for its images.
+        weights_file: the file that the parameters came from.
+    """
 
     config: CLIPConfig
     params: Params

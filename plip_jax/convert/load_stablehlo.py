@@ -1,6 +1,6 @@
 """Load a StableHLO export: needs jax, flatbuffers (with which jax reads it), numpy and safetensors, and nothing else.
 
-Copy this file where you need it, or put the export's folder on the path::
+Copy this file where you need it, or put the export's folder on the path:
 
     import load_stablehlo
 
@@ -9,7 +9,7 @@ Copy this file where you need it, or put the export's folder on the path::
     text_features = model.encode_text(tokens)  # int32 [batch, context_length]
     image_features /= jnp.linalg.norm(image_features, axis=-1, keepdims=True)
 
-Tokens come from ``tokenizer.json`` by the library of that name, padded as ``stablehlo.json`` says::
+Tokens come from ``tokenizer.json`` by the library of that name, padded as ``stablehlo.json`` says:
 
     tokenizer = tokenizers.Tokenizer.from_file("folder/tokenizer.json")
     tokenizer.enable_truncation(77)  # text.context_length
@@ -55,11 +55,15 @@ class Programs:
     text_weights: dict[str, jax.Array]
 
     def encode_image(self, images: Any) -> jax.Array:
-        """Image features, not normalised.
+        """Image features, float32 [batch, embed_dim], not normalised.
 
         Args:
             images: [batch, side, side, 3], RGB, already resized and cropped; uint8, which is scaled and normalised
                 here, or float32, which has been.
+
+        Raises:
+            TypeError: another dtype.
+            ValueError: another shape.
         """
         images = np.asarray(images) if not isinstance(images, jax.Array) else images
         if images.dtype == np.uint8:
@@ -71,10 +75,14 @@ class Programs:
         return self.image_features(self.image_weights, images)
 
     def encode_text(self, tokens: Any) -> jax.Array:
-        """Text features, not normalised.
+        """Text features, float32 [batch, embed_dim], not normalised.
 
         Args:
             tokens: integers [batch, context_length], padded with ``text.pad_token_id``.
+
+        Raises:
+            TypeError: no integers.
+            ValueError: another shape.
         """
         tokens = np.asarray(tokens)
         if tokens.dtype.kind not in "iu":

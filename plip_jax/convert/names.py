@@ -21,16 +21,17 @@ from plip_jax.model.presets import CLIPConfig
 
 Params = dict[str, Any]
 Column = Literal["hf", "hf_flax", "openai"]
+"""A foreign set of names: Hugging Face's in PyTorch, Hugging Face's in Flax, OpenAI's (open_clip's too)."""
 
-# Layout -> the permutation of axes that takes a foreign tensor to ours.
 LAYOUTS: dict[str, tuple[int, ...] | None] = {
     "same": None,
     "linear": (1, 0),  # torch.nn.Linear keeps [out, in]
     "conv": (2, 3, 1, 0),  # torch.nn.Conv2d keeps OIHW, we HWIO
 }
+"""Layout -> the permutation of axes that takes a foreign tensor to ours."""
 
-# Weights of a loss that CLIP has no place for, at the top of our parameters: SigLIP's bias.
 LOSS_PARAMS = ("logit_bias",)
+"""Weights of a loss that CLIP has no place for, at the top of our parameters: SigLIP's bias."""
 
 # What a weights file may hold: each is represented exactly in float32, the type of our parameters.
 _FLOAT_DTYPES = ("float32", "float16", "bfloat16")
@@ -57,7 +58,14 @@ class Foreign:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One parameter of ours (its path, joined by ``/``) and where each format keeps it."""
+    """One parameter of ours and where each format keeps it.
+
+    Attributes:
+        path: of the parameter, joined by ``/``.
+        hf: its place in Hugging Face's files for PyTorch.
+        hf_flax: in Hugging Face's files for Flax.
+        openai: in OpenAI's and open_clip's files.
+    """
 
     path: str
     hf: Foreign
@@ -159,6 +167,7 @@ TABLE: tuple[Row, ...] = (
     *_norm("text/final_norm", "text_model.final_layer_norm", "ln_final"),
     *_projection("text/projection", "text_projection", "text_projection"),
 )
+"""A row a parameter; a tower's blocks have one, in which ``{layer}`` stands for the block's number."""
 
 
 def expected_shapes(config: CLIPConfig, column: Column) -> dict[str, tuple[int, ...]]:

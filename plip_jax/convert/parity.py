@@ -38,11 +38,10 @@ from plip_jax.model.presets import CLIPConfig
 Params = dict[str, Any]
 
 PARITY_FILE = "parity.json"
-# Of parity.json: changes when a reader of the older layout would misread the newer one.
 FORMAT_VERSION = 1
-# Normalised pixels are of size 1; the two sides divide by 255 and by the deviation in another order.
+"""Of parity.json: changes when a reader of the older layout would misread the newer one."""
 PIXEL_TOLERANCE = 1e-6
-# Plain, empty, cut to the context, of several scripts and outside the basic plane, of punctuation and double blanks.
+"""Normalised pixels are of size 1; the two sides divide by 255 and by the deviation in another order."""
 TEXTS = (
     "An H&E image of colorectal adenocarcinoma epithelium.",
     "",
@@ -50,6 +49,7 @@ TEXTS = (
     "Déjà vu: 腺癌, опухоль \N{MICROSCOPE} it's 20x",
     "CD8+  T-cells\n(40x, 0.25 µm/px); Ki-67: 30%",
 )
+"""Plain, empty, cut to the context, of several scripts, outside the basic plane, of punctuation and double blanks."""
 _PRIVATE = "a folder that is not published"
 
 

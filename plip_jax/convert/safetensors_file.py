@@ -89,7 +89,7 @@ def _parse(path: Path, name: str, entry: Any) -> tuple[np.dtype, tuple[int, ...]
 
 
 def read_safetensors_shards(index: str | Path) -> dict[str, np.ndarray]:
-    """Read the files that a ``model.safetensors.index.json`` lists.
+    """Read the files that a ``model.safetensors.index.json`` lists: name -> read-only array over a mapped file.
 
     Raises:
         WeightsError: a listed file is absent, lies outside the folder, or does not hold what the index says.

@@ -50,7 +50,8 @@ from plip_jax.model import clip
 VISION_FILE = "vision_model.stablehlo"
 TEXT_FILE = "text_model.stablehlo"
 WEIGHTS_FILE = "weights.safetensors"
-FORMAT_VERSION = 1  # of stablehlo.json
+FORMAT_VERSION = 1
+"""Of ``stablehlo.json``."""
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -135,7 +136,11 @@ def read_stablehlo_preprocessing(folder: Path) -> Preprocessing:
 def stablehlo_inputs(
     folder: Path, texts: Sequence[str], images: Sequence[Image.Image]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and pixels as the loader's own text says to make them: by ``tokenizers``, and from uint8."""
+    """Ids and pixels as the loader's own text says to make them: by ``tokenizers``, and from uint8.
+
+    Returns:
+        int32 [texts, context_length], and float32 [images, side, side, 3].
+    """
     description = read_json(folder / load_stablehlo.DESCRIPTION_FILE)
     text = description["text"]
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / text["tokenizer_file"]))

@@ -31,8 +31,8 @@ _MAX_NAME = 1000
 
 # What wrappers put before every name: torch.nn.parallel and torch.compile.
 _PREFIXES = ("module.", "_orig_mod.")
-# Sizes that OpenAI's archives carry at the root of the module, as tensors or as numbers.
 OPENAI_SIZES = ("input_resolution", "context_length", "vocab_size")
+"""Sizes that OpenAI's archives carry at the root of the module, as tensors or as numbers."""
 
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT of PKWARE, 4.3.7
 
@@ -46,7 +46,7 @@ def read_torch_file(path: str | Path) -> dict[str, np.ndarray]:
     every name is taken off.
 
     Returns:
-        name -> read-only array, of the type in the file. The arrays lie in the mapped file: nothing is copied.
+        name -> read-only array, of the type in the file. The arrays lie in the mapped file; nothing is copied.
 
     Raises:
         WeightsError: the file is damaged, in the format of before PyTorch 1.6, or holds anything else. Nothing in it

@@ -75,7 +75,14 @@ _TABLE: dict[str, tuple[str, tuple[int, ...] | None]] = {
 
 @dataclasses.dataclass(frozen=True)
 class ViTModel:
-    """What a folder holds; ``weights_file`` is the name of the file that the parameters came from."""
+    """What a folder holds.
+
+    Attributes:
+        config: the network.
+        params: nested dict of float32 numpy arrays.
+        settings: for its images.
+        weights_file: name of the file that the parameters came from.
+    """
 
     config: ViTConfig
     params: Params

@@ -41,6 +41,7 @@ READERS: dict[str, Callable[[Path], Tensors]] = {
     "torch": read_torch_file,
     "msgpack": read_msgpack_file,
 }
+"""Type of file, as `detect` tells it -> its reader: path -> tensors by the file's own names."""
 
 # Where CLIP's own tokenizer is fetched from when nothing nearer has it.
 _TOKENIZER_HUB_ID = "openai/clip-vit-base-patch32"
@@ -147,7 +148,11 @@ def unwrap(tensors: Tensors, path: Path) -> Tensors:
 
 
 def recognise(tensors: Mapping[str, Any], path: Path) -> Column:
-    """Whose names these are, a column of `names.TABLE`."""
+    """Whose names these are, a column of `names.TABLE`.
+
+    Raises:
+        WeightsError: nobody's; what was found is named.
+    """
     mark = next(row for row in TABLE if row.path == "vision/class_embedding")
     for column in ("openai", "hf", "hf_flax"):
         if getattr(mark, column).name in tensors:

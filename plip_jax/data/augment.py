@@ -19,21 +19,32 @@ from PIL import Image
 from plip_jax.data.image import Preprocessing, preprocess_image, resize_and_crop, resized_size, to_rgb
 
 Augmentation = Callable[[Image.Image, int, np.random.Generator], np.ndarray]
+"""(image, size, rng) -> uint8 [size, size, 3]."""
 WarpedAugmentation = Callable[[Image.Image, int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+"""(image, size, rng) -> uint8 [size, size, 3] and a homography, float32 [8]."""
 Entry = TypeVar("Entry")
 
-# PLIP resizes the short side to 512 and crops 224; other sizes keep the ratio, so a crop shows as much tissue.
 RESIZE_RATIO = 512 / 224
+"""PLIP resizes the short side to 512 and crops 224; other sizes keep the ratio, so a crop shows as much tissue."""
 FLIP_PROBABILITY = 0.5
+"""Of the horizontal flip; `augment_light` flips vertically with the same."""
 ROTATION_DEGREES = 10.0
-TRANSLATION = 0.1  # of the side
+"""To either side."""
+TRANSLATION = 0.1
+"""Of the side, in either direction along each axis."""
 SCALE = (0.8, 1.2)
-SHEAR_DEGREES = 15.0  # along x only, as torchvision reads a single number
-DISTORTION = 0.3  # corners move by up to this part of half the side
+"""The least and the greatest factor."""
+SHEAR_DEGREES = 15.0
+"""To either side, along x only, as torchvision reads a single number."""
+DISTORTION = 0.3
+"""Corners move inwards by up to this part of half the side."""
 DISTORTION_PROBABILITY = 0.3
+"""Of the perspective."""
 FILL = (127, 127, 127)
+"""RGB of what lies outside the image."""
 
-Corners = Sequence[tuple[float, float]]  # top left, top right, bottom right, bottom left
+Corners = Sequence[tuple[float, float]]
+"""(x, y) of top left, top right, bottom right, bottom left."""
 
 
 def augment_plip(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -95,7 +106,9 @@ def warped_light(image: Image.Image, size: int, rng: np.random.Generator) -> tup
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {"plip": augment_plip, "light": augment_light, "none": augment_none}
+"""Name in ``data.augmentation`` -> the whole view. Another one is a function and a line here."""
 WARPED_AUGMENTATIONS: dict[str, WarpedAugmentation] = {"plip": warped_plip, "light": warped_light, "none": warped_none}
+"""The same names -> the view's crop, and the homography of the rest."""
 
 
 def get_augmentation(name: str) -> Augmentation:

@@ -11,6 +11,7 @@ from plip_jax.data.records import RecordError, RecordFolder
 from plip_jax.data.sampling import Draw, Mixture
 
 SAMPLED_CAPTIONS = 1024
+"""Captions that are tokenized before the first batch, at most."""
 _READERS = 8  # on a network disk the time is in waiting
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from plip_jax.data.records import Record
 
 Grouping = Callable[[Record, str, int], str]
+"""(record, its caption, number of its source) -> a text that is equal where two examples show the same thing."""
 
 
 def _by_caption(record: Record, caption: str, source: int) -> str:
@@ -26,6 +27,7 @@ def _by_group(record: Record, caption: str, source: int) -> str:
 
 
 GROUPINGS: dict[str, Grouping] = {"caption": _by_caption, "group": _by_group}
+"""Name in ``loss.group_by`` -> grouping: the same caption, or the same group of a source."""
 
 
 def check_groupings(names: Sequence[str]) -> None:

@@ -19,9 +19,10 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import ExifTags, Image
 
-# Pixel statistics of OpenAI's CLIP training set, RGB in [0, 1] (openai/CLIP, clip.py).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""Pixel statistics of OpenAI's CLIP training set, RGB in [0, 1] (openai/CLIP, clip.py)."""
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""Their standard deviation, likewise."""
 
 # Pillow refuses above this by itself (twice its Image.MAX_IMAGE_PIXELS), so a larger limit would have no effect.
 DEFAULT_MAX_PIXELS = 178_956_970

@@ -15,9 +15,10 @@ from PIL import Image
 
 from plip_jax.data.image import ImageError, Preprocessing, preprocess_image, resized_size, to_rgb
 
-# Name -> Pillow's filter, whose number is what Hugging Face's files call ``resample``.
 FILTERS = {filter_.name.lower(): filter_ for filter_ in Image.Resampling}
+"""Name -> Pillow's filter, whose number is what Hugging Face's files call ``resample``."""
 FITS = ("crop", "stretch")
+"""See `ImageSettings`."""
 
 _MAX_RESIZED_PIXELS = 2**26  # as in `image`: a strip of 1 x 20,000 pixels is not made whole
 

@@ -97,7 +97,8 @@ class ClosePairs:
     """Pairs of hashes that differ in few bits, in the order of left and right.
 
     Attributes:
-        left, right: rows, int64 [P].
+        left: rows, int64 [P].
+        right: rows, int64 [P].
         distance: bits, int64 [P].
     """
 

@@ -244,6 +244,9 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int, context_length: in
         vocab_size: ids wanted, at least 514. Fewer come back (see ``Tokenizer.vocab_size``) when `texts` has no
             further pair to merge.
         context_length: ids in an encoded row.
+
+    Raises:
+        TokenizerError: a vocabulary below the least.
     """
     base = _base_vocabulary()
     if vocab_size < len(base) + 2:

@@ -14,11 +14,11 @@ import numpy as np
 from plip_jax.data.image import decode_image
 from plip_jax.data.image_settings import ImageSettings, prepare_image
 
-# Part of every key: changed when the same weights and settings give other features (a mistake that was corrected).
 FEATURES_VERSION = 1
+"""Part of every key: changed when the same weights and settings give other features (a mistake that was corrected)."""
 
-# Texts -> float32 [N, D], not normalised.
 EncodeText = Callable[[Sequence[str]], np.ndarray]
+"""Texts -> float32 [N, D], not normalised."""
 
 
 @dataclasses.dataclass
@@ -31,7 +31,8 @@ class Tower:
         settings: the preprocessing of its images.
         function: features float32 [B, D] of weights and normalised pixels [B, image_size, image_size, 3]; jittable.
         image_size: side of the square input, pixels.
-        mean, std: of the pixels it was trained on, RGB, in [0, 1].
+        mean: of the pixels it was trained on, RGB, in [0, 1].
+        std: their standard deviation.
     """
 
     params: Any

@@ -20,8 +20,8 @@ from plip_jax.encoders.baseline import OpenOptions, Tower, hash_key
 from plip_jax.model import densenet
 from plip_jax.model.vit import ViT
 
-# What torchvision's DenseNets and MuDiPath see: ImageNet's pixel statistics, and torchvision's default filter.
 IMAGENET_SETTINGS = ImageSettings(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear", "crop")
+"""What torchvision's DenseNets and MuDiPath see: ImageNet's pixel statistics, and torchvision's default filter."""
 
 
 class ImageNetworkEncoder:

@@ -24,6 +24,7 @@ ENCODERS: dict[str, Callable[..., BaselineEncoder]] = {
     "densenet": open_densenet,
     "files": FilesEncoder,
 }
+"""Kind -> what opens it: (path, `OpenOptions`, name) -> encoder."""
 
 _KIND = re.compile(r"([A-Za-z][\w-]*):(?!//)(.*)", re.DOTALL)
 

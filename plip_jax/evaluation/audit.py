@@ -19,8 +19,8 @@ from plip_jax.evaluation.leakage import (
 from plip_jax.evaluation.suite import PlannedTask
 from plip_jax.evaluation.task import Model
 
-# Examples -> hashes uint64 [N, V] and which of them say nothing, bool [N]; `plip_jax.data.perceptual_hash` makes them.
 HashImages = Callable[[Examples], tuple[np.ndarray, np.ndarray]]
+"""Examples -> hashes uint64 [N, V] and which of them say nothing, bool [N]; see `plip_jax.data.perceptual_hash`."""
 
 
 @dataclasses.dataclass(frozen=True)

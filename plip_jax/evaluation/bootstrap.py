@@ -167,7 +167,7 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float] | N
         level: of the interval.
 
     Returns:
-        Its ends; None where more than half of the replicates are not defined: those left tell little.
+        Its ends; None where more than half of the replicates are not defined, as those left tell little.
     """
     defined = values[np.isfinite(values)]
     if 2 * len(defined) < len(values) or not len(defined):

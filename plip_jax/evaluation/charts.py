@@ -29,7 +29,8 @@ class Score:
     Attributes:
         name: of the model, or of whose number it is.
         value: the score.
-        low, high: its interval; None for none.
+        low: lower end of its interval; None for none.
+        high: upper end.
         is_published: drawn hollow.
         is_baseline: of no model (the constant class): a grey cross.
     """
@@ -100,8 +101,10 @@ class Curve:
 
     Attributes:
         name: of the model, or of what is no model (chance, published).
-        x, y: its points.
-        low, high: a band around it; empty for none.
+        x: of its points.
+        y: of its points.
+        low: lower edge of a band around it; empty for none.
+        high: upper edge.
         is_model: False draws it dashed and grey.
     """
 

@@ -27,9 +27,9 @@ def compare_models(
         data: the examples by source, for their units.
 
     Returns:
-        A row for each task and pair that both models have intervals for: ``task``, ``a``, ``b``, ``metric``, ``unit``,
-        what `significance.paired_difference` finds (a less b), ``p_holm`` over the rows of its kind of task, and
-        ``mcnemar`` of classifiers.
+        A row for each task and pair that both models have intervals for, with ``task``, ``a``, ``b``, ``metric``,
+        ``unit``, what `significance.paired_difference` finds (a less b), ``p_holm`` over the rows of its kind of task,
+        and ``mcnemar`` of classifiers.
     """
     rows: list[dict[str, Any]] = []
     for item in planned:
@@ -64,7 +64,8 @@ def compare_over_seeds(
         results: by model and task; a report with ``seed_scores`` (setting -> a score a seed) is compared.
 
     Returns:
-        A row for each task, setting and pair: ``task``, ``a``, ``b``, ``setting``, `significance.student_t_over_seeds`.
+        A row for each task, setting and pair, with ``task``, ``a``, ``b``, ``setting`` and what
+        `significance.student_t_over_seeds` finds.
     """
     rows: list[dict[str, Any]] = []
     for item in planned:

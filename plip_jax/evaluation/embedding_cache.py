@@ -19,10 +19,10 @@ import numpy as np
 from plip_jax.evaluation.embeddings import Embeddings, EvaluationError
 from plip_jax.evaluation.examples import EncodeImages, Examples
 
-# Part of every entry: changes when the files' layout does.
 FORMAT_VERSION = 1
-# Examples embedded and written at a time: 32 MB of 512 features, many batches of the device.
+"""Part of every entry: changes when the files' layout does."""
 CHUNK = 1 << 14
+"""Examples embedded and written at a time: 32 MB of 512 features, many batches of the device."""
 
 _VERSIONED = ("jax", "numpy", "pillow")
 

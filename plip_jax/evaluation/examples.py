@@ -45,7 +45,9 @@ class Examples:
         labels: class names; "" where there is none.
         captions: none, one or more an example.
         label_sets: the classes that an example of a multi-label set shows; empty ones elsewhere.
-        patient_ids, slide_ids, group_ids: what examples have in common, "" where it is not known.
+        patient_ids: of the patient; "" where it is not known.
+        slide_ids: of the slide, likewise.
+        group_ids: of any other thing that makes images alike (a post, a figure), likewise.
         attributes: other texts by name, one an example (organ, magnification, votes).
         fingerprint: of the images' bytes; "" where it is not known.
         origin: of a subset, the whole and the rows taken from it.
@@ -104,7 +106,11 @@ class Examples:
         return len(self.ids)
 
     def subset(self, rows: Sequence[int] | np.ndarray) -> "Examples":
-        """The examples of these rows, in the order given; they remember whose part they are."""
+        """The examples of these rows, in the order given; they remember whose part they are.
+
+        Raises:
+            EvaluationError: no rows.
+        """
         rows = np.asarray(rows, np.int64)
         if not len(rows):
             raise EvaluationError("expected at least one example, got an empty subset")

@@ -109,7 +109,8 @@ def _spread(starts: np.ndarray, sizes: np.ndarray, shots: int, rng: np.random.Ge
 def centre(features: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """Subtract a mean and scale each row to length 1 (SimpleShot's CL2N; Wang et al. 2019, section 3.2).
 
-    A row that is the mean itself stays zero: it is as far from every class.
+    Features [N, D] and a mean [D] give float32 [N, D]. A row that is the mean itself stays zero: it is as far from
+    every class.
     """
     moved = np.asarray(features, np.float32) - np.asarray(mean, np.float32)
     norms = np.linalg.norm(moved, axis=1, keepdims=True)

@@ -54,7 +54,14 @@ class FewShotConfig:
 def check_few_shot(
     config: FewShotConfig, data: Mapping[str, Examples]
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Put the classes in order and number the labels; every class needs as many examples as the most shots."""
+    """Put the classes in order and number the labels; every class needs as many examples as the most shots.
+
+    Returns:
+        The classes, and by split the class ids, int64 [N].
+
+    Raises:
+        EvaluationError: splits that are the same, labels that do not fit, or too few training examples.
+    """
     classification_report.check_other_examples(data)
     classes, ids = classification_report.number_labels(data, config.classes)
     train = data[TRAIN]

@@ -41,7 +41,8 @@ class Recipe:
         batch_size: examples a step; the last batch of an epoch may hold fewer.
         weight_decay: of AdamW, on every weight.
         schedule: a key of `plip_jax.training.optim.SCHEDULES`.
-        mean, std: of the pixels, RGB in [0, 1].
+        mean: of the pixels, RGB in [0, 1].
+        std: their standard deviation.
     """
 
     epochs: int = 10

@@ -120,7 +120,11 @@ class _Run:
 
 
 def check_fine_tune(config: FineTuneConfig, data: Mapping[str, Examples]) -> _Checked:
-    """Cut the test set where that is asked for, number the labels, and see that the smallest subsample can be split."""
+    """Cut the test set where that is asked for, number the labels, and see that the smallest subsample can be split.
+
+    Raises:
+        EvaluationError: splits that are the same, labels that do not fit, or too few training examples.
+    """
     if config.test_share:
         if not classification_report.are_same(data[TEST], data[TRAIN]):
             raise EvaluationError(

@@ -19,10 +19,10 @@ def hold_out(examples: Examples, share: float, seed: int) -> tuple[np.ndarray, n
         seed: of the order.
 
     Returns:
-        Rows for fitting and rows held out, both rising.
+        Rows for fitting and rows held out, int64, both rising.
 
     Raises:
-        EvaluationError: a side would be empty.
+        EvaluationError: a side would be empty, or the share is not in (0, 1).
     """
     if not 0 < share < 1:
         raise EvaluationError(f"expected a share in (0, 1) to hold out, got {share}")

@@ -15,8 +15,8 @@ from plip_jax.evaluation import retrieval
 
 # Pairs of neighbours compared at a time by a vote.
 _BLOCK_PAIRS = 2**24
-# Of an image without a group.
 NO_GROUP = -1
+"""Of an image without a group."""
 
 
 def number_names(names: Sequence[str]) -> np.ndarray:
@@ -39,7 +39,7 @@ def exclusion_codes(names: Sequence[str]) -> np.ndarray:
 
 
 def other_members(group_of: np.ndarray) -> list[np.ndarray]:
-    """For each image the other images of its group, rising; none where it has no group."""
+    """For each image the other images of its group, int64 and rising; none where it has no group."""
     order = np.argsort(group_of, kind="stable")
     starts = np.flatnonzero(np.diff(group_of[order], prepend=NO_GROUP - 1))
     others = [np.empty(0, np.int64)] * len(group_of)

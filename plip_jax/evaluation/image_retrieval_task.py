@@ -65,7 +65,11 @@ class ImageRetrievalConfig:
 
 
 def check_image_retrieval(config: ImageRetrievalConfig, data: Mapping[str, Examples]) -> None:
-    """There must be something to find: another image of a group, or labels."""
+    """There must be something to find: another image of a group, or labels.
+
+    Raises:
+        EvaluationError: there is nothing to find, or too many pairs to rank.
+    """
     examples = data[TEST]
     if config.mode == "same_post":
         if not len(_queries(config, examples)):

@@ -29,8 +29,8 @@ class PairsLike(Protocol):
     def distance(self) -> np.ndarray: ...  # noqa: D102 # the same
 
 
-# `plip_jax.data.perceptual_hash.close_pairs`: hashes [N], hashes [M, V] and a radius -> all pairs within it.
 ClosePairsSearch = Callable[[np.ndarray, np.ndarray, int], PairsLike]
+"""`plip_jax.data.perceptual_hash.close_pairs`: hashes [N], hashes [M, V] and a radius -> all pairs within it."""
 
 
 @dataclasses.dataclass(frozen=True)

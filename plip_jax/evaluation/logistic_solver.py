@@ -69,7 +69,8 @@ class Problem(NamedTuple):
         label_ids: int32 [N].
         row_weights: float32 [N], of sum 1.
         mean: of the features, float32 [D].
-        eigenvalues, eigenvectors: of their weighted covariance, float32 [D] and [D, D].
+        eigenvalues: of their weighted covariance, float32 [D].
+        eigenvectors: float32 [D, D].
     """
 
     features: jax.Array
@@ -91,7 +92,8 @@ class Lanes(NamedTuple):
         variance: mean p_k (1 - p_k), float32 [L, K].
         loss: float32 [L].
         gap: what the last direction promised, as a share of the loss, float32 [L].
-        steps, differences: L-BFGS's pairs, newest last, float32 [L, memory, K, D + 1]; zeros where there is none yet.
+        steps: L-BFGS's, newest last, float32 [L, memory, K, D + 1]; zeros where there is none yet.
+        differences: of the gradient over each of them, likewise.
         idle: iterations in a row that promised less than the tolerance, or found no step, int32 [L].
         iterations: int32 [L].
         active: bool [L].

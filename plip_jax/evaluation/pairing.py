@@ -124,3 +124,4 @@ RELEVANCE: dict[str, Callable[[Examples], Pairing]] = {
     "caption": pair_by_caption,
     "figure": pair_by_figure,
 }
+"""``relevance`` in a config -> who belongs to whom."""

@@ -45,7 +45,7 @@ def make_variants(published: Prompts, candidates: Sequence[str]) -> tuple[Varian
             names of the task's own file.
 
     Returns:
-        Those that differ, in this order: whole files, then templates.
+        Those that differ; whole files come first, then templates.
 
     Raises:
         PromptError: a file or template that cannot be read.
@@ -89,7 +89,7 @@ def sensitivity(
         median_intervals: of the median over the variants, by metric, where they were made.
 
     Returns:
-        ``num_variants``; ``metrics``: median, minimum and maximum by metric, of those that every variant has; and
+        ``num_variants``; ``metrics``, the median, minimum and maximum of each metric that every variant has; and
         ``variants`` with the metrics of each.
     """
     shared = [name for name in metrics[0] if all(name in found for found in metrics)]

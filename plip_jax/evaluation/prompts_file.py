@@ -19,8 +19,8 @@ from typing import Any
 _FOLDER = Path(__file__).parent / "prompts"
 _KEYS = ("name", "source", "classes", "templates")
 _CONCH_KEYS = ("classnames", "templates")
-# Where the class name stands in a template: ours, and CONCH's.
 PLACEHOLDERS = ("{}", "CLASSNAME")
+"""Where the class name stands in a template: ours, and CONCH's."""
 _ONE_PLACE = f"expected exactly one {' or '.join(PLACEHOLDERS)} for the class name"
 
 
@@ -86,7 +86,11 @@ def load_prompts(name_or_path: str) -> Prompts:
 
 
 def load_prompt_sets(name_or_path: str) -> tuple[Prompts, ...]:
-    """As `load_prompts`, but every set of a file that holds several."""
+    """As `load_prompts`, but every set of a file that holds several.
+
+    Raises:
+        PromptError: as `load_prompts`.
+    """
     file, number = name_or_path, ""
     if ".json#" in name_or_path:
         file, _, number = name_or_path.rpartition("#")

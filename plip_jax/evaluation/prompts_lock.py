@@ -13,8 +13,8 @@ from pathlib import Path
 
 from plip_jax.evaluation.prompts_file import PromptError, check_template, is_template, load_prompt_sets
 
-# Task -> prompt file, set or template, as the config names it -> SHA-256.
 Locked = Mapping[str, Mapping[str, str]]
+"""Task -> prompt file, set or template, as the config names it -> SHA-256."""
 
 
 def freeze(names: Iterable[str]) -> dict[str, str]:

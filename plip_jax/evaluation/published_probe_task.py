@@ -80,7 +80,14 @@ class _Fit:
 def check_published_probe(
     config: PublishedProbeConfig, data: Mapping[str, Examples]
 ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Put the classes in order and number the labels of each split."""
+    """Put the classes in order and number the labels of each split.
+
+    Returns:
+        The classes, and by split the class ids, int64 [N].
+
+    Raises:
+        EvaluationError: splits that are the same, labels that do not fit, or nothing to choose on.
+    """
     classification_report.check_other_examples(data)
     if VAL not in data:
         hold_out(

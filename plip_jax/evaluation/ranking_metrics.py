@@ -134,21 +134,30 @@ def numbers(measures: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def auroc(at: Thresholds) -> np.ndarray:
-    """Area under the ROC curve: a pair of positive and negative in the right order counts 1, a tie 1/2."""
+    """Area under the ROC curve: a pair of positive and negative in the right order counts 1, a tie 1/2.
+
+    float64 [r]; NaN without a positive or without a negative.
+    """
     # Twice the number of pairs in order, so that a tie's half is whole, too.
     pairs = (at.gain * (2 * at.all_false[:, None] - at.false - at.false_before)).sum(axis=1)
     return _quotient(pairs, 2 * at.all_true * at.all_false)
 
 
 def average_precision(at: Thresholds) -> np.ndarray:
-    """Mean over the positives of the precision at their threshold, without interpolation (scikit-learn's AP)."""
+    """Mean over the positives of the precision at their threshold, without interpolation (scikit-learn's AP).
+
+    float64 [r]; NaN without a positive.
+    """
     precision = at.true + at.false
     np.divide(at.true, precision, out=precision, where=precision > 0)  # where nothing is found yet the gain is 0
     return _quotient((at.gain * precision).sum(axis=1), at.all_true)
 
 
 def sensitivity_at_95_specificity(at: Thresholds) -> np.ndarray:
-    """The highest sensitivity of a threshold at which at least 95 % of the negatives are called so."""
+    """The highest sensitivity of a threshold at which at least 95 % of the negatives are called so.
+
+    float64 [r]; NaN without a positive or without a negative.
+    """
     # A whole number of negatives may be wrong, and 20 * false <= negatives compares whole numbers.
     best = np.where(20 * at.false <= at.all_false[:, None], at.true, 0).max(axis=1, initial=0)
     return np.where(at.all_false > 0, _quotient(best, at.all_true), np.nan)
@@ -159,6 +168,7 @@ MEASURES: dict[str, Callable[[Thresholds], np.ndarray]] = {
     "auprc": average_precision,
     "sensitivity_at_95_specificity": sensitivity_at_95_specificity,
 }
+"""Name in a report -> measure: float64 [r], a value for each resample; NaN where it is not defined."""
 
 
 def _quotient(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

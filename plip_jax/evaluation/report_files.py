@@ -14,8 +14,8 @@ from plip_jax.evaluation.report_pictures import Thumbnails, make_pictures
 from plip_jax.evaluation.suite import PlannedTask
 from plip_jax.evaluation.task import TaskResult
 
-# Of evaluation.json: changes when a reader of the older layout would misread the newer one.
 FORMAT_VERSION = 2
+"""Of evaluation.json: changes when a reader of the older layout would misread the newer one."""
 
 
 def tasks_block(

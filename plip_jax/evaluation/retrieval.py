@@ -82,7 +82,7 @@ def first_ranks(
             only.
 
     Returns:
-        int64 [Q]: 1 + the number of wrong answers that score at least as high as the best right one.
+        int64 [Q], 1 + the number of wrong answers that score at least as high as the best right one.
 
     Raises:
         EvaluationError: a query without a right answer.

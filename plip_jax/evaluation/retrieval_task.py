@@ -40,7 +40,11 @@ class RetrievalConfig:
 
 
 def check_retrieval(config: RetrievalConfig, data: Mapping[str, Examples]) -> None:
-    """Every example needs a caption, one that is not blank."""
+    """Every example needs a caption, one that is not blank.
+
+    Raises:
+        EvaluationError: some have none; they are counted, and the first is named.
+    """
     examples = data[TEST]
     named = zip(examples.ids, examples.captions, strict=True)
     bare = [name for name, captions in named if not any(text.strip() for text in captions)]

@@ -104,8 +104,8 @@ def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray, units: Units)
         units: of the N examples.
 
     Returns:
-        ``p_value``, ``only_first`` and ``only_second`` (examples that one model alone has right) and ``refused``: None,
-        or why there is no p-value.
+        ``p_value``, ``only_first`` and ``only_second`` (examples that one model alone has right) and ``refused``, which
+        is None or says why there is no p-value.
 
     Raises:
         ValueError: lengths differ.

@@ -14,8 +14,8 @@ from plip_jax.evaluation.bootstrap import BootstrapConfig
 from plip_jax.evaluation.embeddings import Embeddings
 from plip_jax.evaluation.examples import Examples
 
-# Texts -> float32 [N, D]; the rows need not be normalised.
 EncodeText = Callable[[Sequence[str]], np.ndarray]
+"""Texts -> float32 [N, D]; the rows need not be normalised."""
 
 TEST = "test"
 
@@ -27,7 +27,8 @@ class ImageTower(Protocol):
         params: its weights, a tree of arrays.
         feature_dim: D.
         image_size: side of its square input, pixels.
-        mean, std: of the pixels it was trained on, RGB, in [0, 1].
+        mean: of the pixels it was trained on, RGB, in [0, 1].
+        std: their standard deviation.
     """
 
     params: Any

@@ -23,6 +23,7 @@ TASKS: dict[str, Task] = {
     "retrieval": RETRIEVAL,
     "image_retrieval": IMAGE_RETRIEVAL,
 }
+"""``type`` in a config -> task."""
 
 
 def make_task(type_name: str, settings: Mapping[str, Any]) -> tuple[Task, Any]:

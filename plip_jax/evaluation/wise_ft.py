@@ -14,13 +14,18 @@ from plip_jax.evaluation.retrieval_task import RetrievalConfig
 from plip_jax.evaluation.suite import PlannedTask
 from plip_jax.evaluation.task import TaskResult
 
-# Of wise_ft.json: changes when a reader of the older layout would misread the newer one.
 FORMAT_VERSION = 1
+"""Of wise_ft.json: changes when a reader of the older layout would misread the newer one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """One metric of one task."""
+    """One metric of one task.
+
+    Attributes:
+        task: its name in the config.
+        metric: one of the task's own.
+    """
 
     task: str
     metric: str

@@ -23,7 +23,7 @@ def class_embeddings(prompts: Prompts, encode_text: EncodeText) -> np.ndarray:
 
 
 def class_embeddings_of(several: Sequence[Prompts], encode_text: EncodeText) -> list[np.ndarray]:
-    """`class_embeddings` of several prompt files, each distinct text embedded once."""
+    """`class_embeddings` of several prompt files, float32 [K, D] each; each distinct text is embedded once."""
     texts_of = [[prompts.texts(label) for label in prompts.labels] for prompts in several]
     distinct = list(dict.fromkeys(text for classes in texts_of for texts in classes for text in texts))
     row_of = {text: row for row, text in enumerate(distinct)}

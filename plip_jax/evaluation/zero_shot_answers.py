@@ -116,7 +116,7 @@ class Answers:
         return found | bootstrap.replicate(units, config, on_resamples)
 
     def quick_replicates(self, units: Units, config: BootstrapConfig) -> dict[str, np.ndarray]:
-        """Those replicates that counts give, without rankings and calibration."""
+        """Those replicates that counts give, without rankings and calibration: name -> float64 [R]."""
         return self._count_replicates(units, config)[0]
 
     def f1_intervals(self, units: Units, config: BootstrapConfig) -> list[tuple[float, float] | None]:

@@ -87,7 +87,12 @@ class _Checked:
 
 
 def check_zero_shot(config: ZeroShotConfig, data: Mapping[str, Examples]) -> _Checked:
-    """Read the prompts, and number the labels in their order; both sides are named where they do not fit."""
+    """Read the prompts, and number the labels in their order; both sides are named where they do not fit.
+
+    Raises:
+        EvaluationError: labels and prompts that do not fit, or settings that the data cannot follow.
+        PromptError: a prompt file is missing or malformed.
+    """
     if config.selection == "validation" and set(data) == {TEST}:
         raise EvaluationError("selection=validation: the data have neither val_split nor train_split")
     prompts = load_prompts(config.prompts)

@@ -47,8 +47,8 @@ class DenseNetConfig:
         return features
 
 
-# Layers of the published size, and of MuDiPath (Mormont et al. 2020).
 DENSENET_121 = DenseNetConfig(stem=64, growth=32, layers=(6, 12, 24, 16), bottleneck=128)
+"""Layers of the published size, and of MuDiPath (Mormont et al. 2020)."""
 
 
 def shapes(config: DenseNetConfig) -> dict[str, tuple[int, ...]]:

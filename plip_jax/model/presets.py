@@ -10,7 +10,9 @@ import math
 from typing import Any, Literal
 
 Activation = Literal["quick_gelu", "gelu"]
+"""Of the perceptrons: OpenAI's ``x * sigmoid(1.702 x)``, or the exact GELU (not its tanh form)."""
 EotPooling = Literal["first_eot", "argmax"]
+"""Where the text tower pools: at the first ``eot_token_id``, or at the first largest id; see `TextConfig`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +189,11 @@ PRESETS: dict[str, CLIPConfig] = {
         ),
     ),
 }
+"""Name -> sizes. Another size is a line here.
+
+The numbers of OpenAI's are the features of the joint space, the side of the image, the side of a patch, the image
+tower's width and depth, and the text tower's width.
+"""
 
 
 def get_preset(name: str) -> CLIPConfig:

@@ -115,6 +115,7 @@ def quick_gelu(x: Array) -> Array:
 
 
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": functools.partial(jax.nn.gelu, approximate=False)}
+"""`plip_jax.model.presets.Activation` -> function, elementwise."""
 
 
 class MLP(nnx.Module):

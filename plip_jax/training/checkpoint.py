@@ -24,11 +24,16 @@ from plip_jax.training.checkpoint_folder import CheckpointError, checkpoints_fol
 from plip_jax.training.checkpoint_folder import is_workdir as is_workdir  # a part of this module's interface
 from plip_jax.training.state import TrainState
 
-# 2 added the moving average and the counts of skipped steps. A step of version 1 has neither: its counts are read as 0.
 FORMAT_VERSION = 2
+"""The version that is written; 1 and 2 are read.
+
+2 added the moving average and the counts of skipped steps. A step of version 1 has neither: its counts are read as 0.
+"""
 _READABLE_VERSIONS = (1, 2)
 Which = Literal["latest", "best"] | int
+"""A checkpoint of a run: the newest, the best by the run's own metric, or that of a step."""
 Weights = Literal["auto", "raw", "ema"]
+"""Of a checkpoint: ``raw``; ``ema``, their moving average; or ``auto``, the average where the run kept one."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,6 @@ _A10 = "NVIDIA A10 datasheet (BFLOAT16)"
 _L4 = "NVIDIA L4 datasheet (BFLOAT16, half of the figure with sparsity)"
 _L40S = "NVIDIA L40S datasheet (BFLOAT16)"
 
-# ``device_kind`` -> dense bfloat16 FLOP/s of one jax device, and where the number stands. A device that is not here is
-# measured: so are those without bfloat16 matrix units (T4, V100), those whose figures disagree between sources (TPU
-# v2), and all of them in float32, where the model asks for the highest precision and no datasheet counts that.
 BFLOAT16_PEAKS: dict[str, tuple[float, str]] = {
     "NVIDIA H100 80GB HBM3": (989.4e12, _H100),
     "NVIDIA H100 NVL": (835.5e12, _H100),
@@ -39,6 +36,12 @@ BFLOAT16_PEAKS: dict[str, tuple[float, str]] = {
     "TPU v6 lite": (918e12, "https://cloud.google.com/tpu/docs/v6e"),
     "TPU v6e": (918e12, "https://cloud.google.com/tpu/docs/v6e"),
 }
+"""``device_kind`` -> dense bfloat16 FLOP/s of one jax device, and where the number stands.
+
+A device that is not here is measured: so are those without bfloat16 matrix units (T4, V100), those whose figures
+disagree between sources (TPU v2), and all of them in float32, where the model asks for the highest precision and no
+datasheet counts that.
+"""
 
 
 def peak_flops_per_second(device: Any, compute_dtype: str) -> tuple[float, str]:

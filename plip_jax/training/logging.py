@@ -98,6 +98,7 @@ WRITERS: dict[str, Callable[..., MetricWriter]] = {
     "tensorboard": TensorBoardWriter,
     "wandb": WandbWriter,
 }
+"""Name -> where metrics go; ``jsonl`` is always on, the others are switches in the block ``logging`` of a config."""
 
 
 def _import_extra(module: str, extra: str) -> Any:

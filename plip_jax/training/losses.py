@@ -17,10 +17,12 @@ from jaxtyping import Array, Float, Int
 from plip_jax.training.streamed_losses import Streaming, l2_normalize, share_a_group, sigmoid_loss, softmax_losses
 
 LossOutput = tuple[Float[Array, ""], dict[str, Float[Array, ""]]]
+"""The loss, a float32 scalar, and its metrics by name, float32 scalars too."""
 GroupIds = Int[Array, " batch"] | Int[Array, "batch keys"]
+"""Pairs with an equal number are never pushed apart: one number an example, or several."""
 
-# CLIP keeps the temperature's inverse at or below 100 (Radford et al. 2021, section 2.5) and PLIP at or above 1.
 LOGIT_SCALE_RANGE = (0.0, math.log(100))
+"""CLIP keeps the temperature's inverse at or below 100 (Radford et al. 2021, section 2.5) and PLIP at or above 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +229,7 @@ LOSSES: dict[str, LossEntry] = {
     "contrastive_ring": LossEntry(contrastive_ring_loss, _CLIP_INIT, LOGIT_SCALE_RANGE, smooths_labels=True),
     "siglip": LossEntry(siglip_loss, _SIGLIP_INIT, None, smooths_labels=False),
 }
+"""Name in a config -> loss. Another loss is a function and a line here."""
 
 
 def get_loss(config: LossConfig, mesh: Mesh | None = None) -> Loss:

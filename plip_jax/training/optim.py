@@ -111,15 +111,18 @@ def _constant(progress: Float[Array, ""]) -> Float[Array, ""]:
     return jnp.ones_like(progress)
 
 
-# Share of the peak rate, as a function of the share of the steps after the warm-up that are done, 0 to 1.
 SCHEDULES: dict[str, Callable[[Array], Array]] = {"cosine": _cosine, "constant": _constant}
+"""Share of the peak rate, as a function of the share of the steps after the warm-up that are done, 0 to 1."""
 
-# Whether a parameter decays, by its path and value. "all" is what PLIP's trainer does; "matrices" leaves out norms,
-# biases, the class embedding and the temperature, as OpenAI's CLIP and open_clip do.
 DECAY_MASKS: dict[str, Callable[[str, jax.ShapeDtypeStruct], bool]] = {
     "all": lambda path, _: True,
     "matrices": lambda path, _: path.endswith(("kernel", "token_embedding", "position_embedding")),
 }
+"""Whether a parameter decays, by its path and value.
+
+"all" is what PLIP's trainer does; "matrices" leaves out norms, biases, the class embedding and the temperature, as
+OpenAI's CLIP and open_clip do.
+"""
 
 
 def learning_rate_schedule(config: OptimConfig, total_steps: int) -> Callable[[ArrayLike], Array]:
@@ -127,6 +130,9 @@ def learning_rate_schedule(config: OptimConfig, total_steps: int) -> Callable[[A
 
     The first update is not zero, and the rate reaches its peak at the last step of the warm-up; open_clip's
     ``cosine_lr`` is the same formula.
+
+    Raises:
+        ValueError: a warm-up as long as the whole run, or longer.
     """
     if config.warmup_steps >= total_steps:
         raise ValueError(f"optim.warmup_steps: expected fewer than the {total_steps} steps, got {config.warmup_steps}")
@@ -154,7 +160,7 @@ def rate_multipliers(config: OptimConfig, params: Any) -> Any:
         params: arrays or their shapes; a tower's blocks are stacked on axis 0 of each of their leaves.
 
     Returns:
-        The same tree of float32 numpy arrays: scalars, or [depth, 1, ...] for a leaf of stacked blocks.
+        The same tree of float32 numpy arrays, which are scalars, or [depth, 1, ...] for a leaf of stacked blocks.
 
     Raises:
         ValueError: more frozen blocks than the tower has, or a part of a tower that is not known.

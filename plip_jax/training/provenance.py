@@ -26,7 +26,7 @@ def check_config(old: Mapping[str, Any], new: Mapping[str, Any], *, allow_change
     """Compare the configuration of a run's newest checkpoint with the one asked for, both by dotted names.
 
     Returns:
-        The differences, a line each: ``name: was -> is``.
+        The differences, a line each, with a field's name and what it was and is.
 
     Raises:
         RunError: there are differences and ``allow_change`` is false, or one that no resumed run can follow.

@@ -18,8 +18,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from plip_jax.sharding import DATA_AXIS
 
-# Arrays by name, each with an example an entry in its first axis.
 Side = dict[str, Any]
+"""Arrays by name, each with an example an entry in its first axis."""
 Tile = Callable[[Side, Side, Side, Side, Side], tuple[Side, Side]]
 Start = Callable[[tuple[int, ...]], tuple[Side, Side]]
 

@@ -37,7 +37,12 @@ class Speed:
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """A time, and the seconds spent waiting for data until then."""
+    """A time, and what was waited until then.
+
+    Attributes:
+        now: seconds of a clock that only rises.
+        waited: seconds spent waiting for data.
+    """
 
     now: float
     waited: float

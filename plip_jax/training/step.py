@@ -16,7 +16,9 @@ from plip_jax.training.losses import Loss
 from plip_jax.training.state import TrainState
 
 Batch = Mapping[str, Any]
+"""Arrays by name, as `plip_jax.training.feed.make_place` puts them on the devices."""
 Metrics = dict[str, Float[Array, ""]]
+"""Float32 scalars by name."""
 
 
 def _unchanged(params: Any) -> Any:
@@ -146,7 +148,7 @@ def make_train_step(
         state_sharding: where the next state lives, a tree of shardings; None leaves it to the compiler.
 
     Returns:
-        A function of the state and a batch to the next state and float32 scalars: ``loss``, ``grad_norm`` (before
+        A function of the state and a batch to the next state and float32 scalars, ``loss``, ``grad_norm`` (before
         clipping), ``update_ratio`` (norm of the update to norm of the parameters), ``logit_scale`` (exponentiated),
         ``learning_rate``, ``skipped_steps``, ``skipped_in_row`` and the loss's own. The batch holds ``image`` uint8
         [B, S, S, 3], ``text`` (int32 [B, L], or the arrays of packed captions) and what else the encoders read, and

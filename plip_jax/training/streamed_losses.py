@@ -17,9 +17,11 @@ from jaxtyping import Array, Bool, Float, Int
 from plip_jax.training.ring import Side, visit_pairs
 
 Features = Float[Array, "batch dim"]
+"""Of images or texts; row i of both is a pair."""
 Scalar = Float[Array, ""]
 PerExample = Float[Array, " batch"]
 GroupIds = Int[Array, "batch keys"]
+"""Pairs with an equal number in any column are never pushed apart."""
 
 # Below every logit, and finite: the difference of two infinities would be no number.
 _LOWEST = float(jnp.finfo(jnp.float32).min)
