@@ -83,6 +83,7 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
+@pytest.mark.slow  # three programs are started and compiled
 def test_two_processes_are_one_run(records, tmp_path):
     finish(start(["tests/multi_host_worker.py", str(records), str(tmp_path)], tmp_path), tmp_path)
     first, second = (dict(np.load(tmp_path / f"process{index}.npz")) for index in range(PROCESSES))

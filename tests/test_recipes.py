@@ -29,6 +29,7 @@ def train(recipe: str, records: Path, workdir: Path, *more: str) -> list[dict]:
             f"--workdir={workdir}",
             f"--config.data.sources.{source}.path={records}",
             f"--config.eval.tasks.heldout.data={records}",
+            "--config.eval.tasks.heldout.split=test",  # IP-CLIP's is called retrieval
             *more,
         ]
     )
@@ -44,6 +45,7 @@ def test_the_smoke_form_trains_evaluates_and_loads(recipe, records, tmp_path):
     assert load_model(tmp_path / "run").step == 8
 
 
+@pytest.mark.slow  # three networks and steps are compiled
 def test_every_setting_of_a_step_is_a_line_in_the_config(records, tmp_path):
     more = [
         "--config.train.steps=4",

@@ -241,6 +241,7 @@ def test_a_bad_image_in_evaluation_is_named_and_costs_no_step(records, tmp_path,
     assert read_model(tmp_path / "run").step == 3
 
 
+@pytest.mark.slow  # three runs with their evaluations are compiled
 def test_the_starting_models_pixels_dtype_and_best_metric_reach_training(records, unbroken, tmp_path):
     model = load_model(unbroken)
     grey = dataclasses.replace(model, preprocessing=Preprocessing(image_size=32, mean=(0.5,) * 3, std=(0.5,) * 3))

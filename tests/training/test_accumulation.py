@@ -111,6 +111,7 @@ def test_two_passes_give_the_loss_and_the_gradient_of_the_whole_batch(devices, m
     assert_close(jax.device_get(after.params), grads)
 
 
+@pytest.mark.slow  # both forms of the step are compiled
 def test_several_steps_follow_the_one_pass_run_and_trace_twice_at_most():
     mesh = sharding.make_mesh(jax.devices()[:2])
     counter: list[int] = []
