@@ -13,7 +13,7 @@ PYTEST_SELECT ?= not slow
 DEMO ?= demo_out
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test test-floor test-matrix lint clean
+.PHONY: demo test test-floor test-matrix notebooks notebooks-floor docs lint clean
 
 # The demo needs the library alone; everything else needs the tools too.
 $(VENV)/.core: pyproject.toml
@@ -45,16 +45,34 @@ test: $(VENV)/.$(EXTRAS)
 
 # The oldest versions that are promised: what Colab's TPU runtime holds.
 test-floor:
-	$(MAKE) test VENV=.venv-floor EXTRAS=test,data CONSTRAINTS="-c tests/constraints/floor.txt"
+	$(MAKE) test VENV=.venv-floor EXTRAS=test,data,notebooks CONSTRAINTS="-c tests/constraints/floor.txt"
 
 # Python 3.13 with the newest of everything; the interpreter is the system's, pyenv's or uv's.
 test-matrix:
-	python3=$$(sh tests/find_python.sh 3.13) && $(MAKE) test VENV=.venv-3.13 EXTRAS=test,data PYTHON="$$python3"
+	python3=$$(sh tests/find_python.sh 3.13) && $(MAKE) test VENV=.venv-3.13 EXTRAS=test,data,notebooks PYTHON="$$python3"
 
 lint: $(VENV)/.$(EXTRAS)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
+	$(RUN) colab/tools/notebooks.py check
+
+# All notebooks, top to bottom, in their smallest form.
+notebooks: $(VENV)/.$(EXTRAS)
+	$(RUN) colab/tools/notebooks.py execute --smoke
+
+# The same as on Colab: beside the versions that its runtime holds, where their first cells install this checkout. Its
+# Python is 3.12; another that is there does as well.
+notebooks-floor:
+	rm -rf .venv-colab
+	python3=$$(sh tests/find_python.sh 3.12 || echo "$(PYTHON)") && "$$python3" -m venv .venv-colab
+	.venv-colab/bin/python -m pip install --quiet -r tests/constraints/floor.txt -r tests/constraints/colab.txt
+	.venv-colab/bin/python colab/tools/notebooks.py execute --smoke --source "file://$(CURDIR)"
+
+# The site, into site/; a broken link or a docstring that cannot be read fails it. The variable keeps the theme's news of
+# its successor out of the log.
+docs: $(VENV)/.$(EXTRAS)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
 clean:
 	rm -rf $(DEMO)
