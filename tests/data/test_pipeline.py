@@ -21,6 +21,7 @@ from plip_jax.data.image import ImageError
 from plip_jax.data.pipeline import DataConfig, SourceConfig, TrainIterator, make_train_iterator
 from plip_jax.data.records import Record, RecordError
 from plip_jax.data.warp import warp_images
+from tests.processes import is_running
 
 BATCH = 8
 
@@ -233,14 +234,6 @@ def test_workers_ignore_the_groups_signals_and_die_with_a_killed_trainer(records
     while any(is_running(pid) for pid in workers):
         assert time.monotonic() < deadline, "a worker outlives its trainer"
         time.sleep(0.1)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except (ProcessLookupError, FileNotFoundError):
-        return False
 
 
 def test_one_of_several_captions_is_drawn_and_changes_over_epochs(records):

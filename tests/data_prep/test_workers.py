@@ -3,7 +3,8 @@
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+from tests.processes import is_running
 
 PROGRAM = """
 import sys, time
@@ -17,14 +18,6 @@ if __name__ == "__main__":
 """
 
 
-def lives(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"  # ended, and whoever inherited it has not looked yet
-
-
 def test_workers_do_not_outlive_a_killed_program(tmp_path):
     script = tmp_path / "program.py"
     script.write_text(PROGRAM)
@@ -32,9 +25,9 @@ def test_workers_do_not_outlive_a_killed_program(tmp_path):
         assert process.stdout is not None
         workers = [int(word) for word in process.stdout.readline().split()]
         assert workers
-        assert all(map(lives, workers))
+        assert all(map(is_running, workers))
         process.kill()
     deadline = time.monotonic() + 60  # a busy machine may take a while
-    while any(map(lives, workers)):
+    while any(map(is_running, workers)):
         assert time.monotonic() < deadline, "a worker lives on"
         time.sleep(0.05)
