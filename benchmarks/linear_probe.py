@@ -145,11 +145,8 @@ def measure(
     first_seconds = time.perf_counter() - began
     tight = ours(SolverConfig(tolerance=1e-9, max_iterations=300))
     optima = [objective(probe, features, label_ids) for probe in tight]
-    stops: list[Stop] = []
-    for number, strength in enumerate(strengths):
-        if tolerance is not None:
-            stops.append((tolerance, "float64"))
-            continue
+    stops: list[Stop] = [(tolerance, "float64")] * len(strengths) if tolerance is not None else []
+    for number, strength in enumerate(strengths if tolerance is None else []):
         stop, found = loosest_stop(features, label_ids, strength, optima[number], excess)
         optima[number] = min(optima[number], found)
         stops.append(stop)
